@@ -1,0 +1,167 @@
+//! The kernel structure members that the programs read. Offsets come from the running kernel's BTF when the agent
+//! starts and are injected as a read-only global: Rust has no CO-RE relocations, and members move between kernels.
+
+macro_rules! fields {
+    ($($(#[$doc:meta])* $name:ident = $structure:literal $path:literal;)*) => {
+        /// A member; its number is its index in [`Offsets`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Field { $($(#[$doc])* $name),* }
+        /// Structure and path of each member, in the order of [`Field`]. Anonymous members are looked through.
+        pub const PATHS: &[(Field, &str, &str)] = &[$((Field::$name, $structure, $path)),*];
+    };
+}
+
+fields! {
+    /// Address family.
+    Family = "sock" "__sk_common.skc_family";
+    /// TCP state.
+    State = "sock" "__sk_common.skc_state";
+    /// Local port, host order; 0 once the socket is unhashed.
+    LocalPort = "sock" "__sk_common.skc_num";
+    /// Peer port, network order.
+    PeerPort = "sock" "__sk_common.skc_dport";
+    /// Peer IPv4 address.
+    PeerV4 = "sock" "__sk_common.skc_daddr";
+    /// Local IPv4 address.
+    LocalV4 = "sock" "__sk_common.skc_rcv_saddr";
+    /// Peer IPv6 address.
+    PeerV6 = "sock" "__sk_common.skc_v6_daddr";
+    /// Local IPv6 address.
+    LocalV6 = "sock" "__sk_common.skc_v6_rcv_saddr";
+    /// Network namespace.
+    Net = "sock" "__sk_common.skc_net.net";
+    /// Bits of `enum sock_flags`.
+    Flags = "sock" "__sk_common.skc_flags";
+    /// IP protocol (MPTCP fires the same hooks).
+    Protocol = "sock" "sk_protocol";
+    /// Pending error.
+    Error = "sock" "sk_err";
+    /// Set exactly when accept() took the connection.
+    Socket = "sock" "sk_socket";
+    /// Cgroup (v2) of its creator; a child has its listener's.
+    SocketCgroup = "sock" "sk_cgrp_data.cgroup";
+    /// Local port, network order; kept after the socket is unhashed.
+    SourcePort = "inet_sock" "inet_sport";
+    /// Namespace cookie: unique for the boot (since 5.12).
+    NetCookie = "net" "net_cookie";
+    /// Next sequence number expected.
+    RcvNxt = "tcp_sock" "rcv_nxt";
+    /// Head of the unread data.
+    CopiedSeq = "tcp_sock" "copied_seq";
+    /// Tail of the data the application wrote.
+    WriteSeq = "tcp_sock" "write_seq";
+    /// First unacknowledged byte.
+    SndUna = "tcp_sock" "snd_una";
+    /// Bytes received, the client's FIN included.
+    BytesReceived = "tcp_sock" "bytes_received";
+    /// Jiffies of the last data segment sent.
+    LastSent = "tcp_sock" "lsndtime";
+    /// Jiffies of the last data segment received.
+    LastReceived = "inet_connection_sock" "icsk_ack.lrcvtime";
+    /// Half-open requests of a listener.
+    HalfOpen = "inet_connection_sock" "icsk_accept_queue.qlen";
+    /// Thread group.
+    Tgid = "task_struct" "tgid";
+    /// Thread.
+    Pid = "task_struct" "pid";
+    /// Exit status.
+    ExitCode = "task_struct" "exit_code";
+    /// Its pid structure.
+    ThreadPid = "task_struct" "thread_pid";
+    /// Its cgroups.
+    Cgroups = "task_struct" "cgroups";
+    /// What its thread group shares.
+    TaskSignal = "task_struct" "signal";
+    /// Live threads.
+    Live = "signal_struct" "live.counter";
+    /// Exit status of the group.
+    GroupExitCode = "signal_struct" "group_exit_code";
+    /// Depth of the pid namespace.
+    PidLevel = "pid" "level";
+    /// Numbers by namespace.
+    PidNumbers = "pid" "numbers";
+    /// A number.
+    UpidNumber = "upid" "nr";
+    /// The cgroup v2 of a set.
+    DefaultCgroup = "css_set" "dfl_cgrp";
+    /// The cgroup v1 states of a set.
+    Subsystems = "css_set" "subsys";
+    /// The cgroup of a state.
+    CssCgroup = "cgroup_subsys_state" "cgroup";
+    /// The parent of a state.
+    CssParent = "cgroup_subsys_state" "parent";
+    /// The cgroup's own state.
+    CgroupSelf = "cgroup" "self";
+    /// Its directory.
+    CgroupKn = "cgroup" "kn";
+    /// Its hierarchy.
+    CgroupRoot = "cgroup" "root";
+    /// The hierarchy's number: 0 is v2.
+    HierarchyId = "cgroup_root" "hierarchy_id";
+    /// The directory's inode number: the cgroup's id.
+    KnId = "kernfs_node" "id";
+    /// Start of a packet's buffer.
+    SkbHead = "sk_buff" "head";
+    /// Offset of its IP header.
+    SkbNetwork = "sk_buff" "network_header";
+    /// Link protocol, network order.
+    SkbProtocol = "sk_buff" "protocol";
+    /// When it was sent, for packets of this machine's own TCP (CLOCK_MONOTONIC); else anything.
+    SkbTime = "sk_buff" "tstamp";
+    /// Its device.
+    SkbDevice = "sk_buff" "dev";
+    /// The device's namespace.
+    DeviceNet = "net_device" "nd_net.net";
+    /// The device's number; 1 is the loopback of its namespace.
+    DeviceIndex = "net_device" "ifindex";
+    /// Who sent a signal, and how.
+    SignalCode = "kernel_siginfo" "si_code";
+}
+
+/// How many members there are.
+pub const FIELDS: usize = PATHS.len();
+/// In place of an offset: the running kernel has no such member.
+pub const ABSENT: u32 = u32::MAX;
+
+/// Byte offsets of the members, and the sizes and numbers that go with them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Offsets {
+    /// By number of [`Field`]; [`ABSENT`] where there is none.
+    pub fields: [u32; FIELDS],
+    /// Size of `struct upid`.
+    pub upid_size: u32,
+    /// Index into `css_set.subsys` of the v1 controller whose tree names the containers, or [`ABSENT`] for cgroup v2.
+    pub v1_subsystem: u32,
+    /// Number of the hierarchy whose cgroups name the containers (0 is v2).
+    pub hierarchy: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Cookie of the namespace that the agent runs in: the node's own.
+    pub host_net: u64,
+    /// Bit n: signal n, sent from outside the pod to a process group leader, stops a container.
+    pub stop_signals: u64,
+    /// Bit n: a packet dropped for reason n may have been on its way to an address that is gone.
+    pub drop_reasons: [u64; 4],
+    /// Number of the drop reason "queue purged", or [`ABSENT`]: a socket's own queue, or one of a device that went.
+    pub queue_purge: u32,
+    /// Zero.
+    pub reserved2: u32,
+}
+
+impl Offsets {
+    /// Nothing is known yet.
+    pub const UNSET: Self = Self {
+        fields: [ABSENT; FIELDS],
+        upid_size: 0,
+        v1_subsystem: ABSENT,
+        hierarchy: 0,
+        reserved: 0,
+        host_net: 0,
+        stop_signals: 0,
+        drop_reasons: [0; 4],
+        queue_purge: ABSENT,
+        reserved2: 0,
+    };
+}

@@ -1,0 +1,91 @@
+//! `tp_btf/kfree_skb` (reason since 5.17): packets that were on their way to a stopped pod whose address is gone.
+//!
+//! A dropped SYN is an attempt that nobody will answer; its retransmissions carry the same sequence number and count
+//! once. Which reasons can mean "address gone" is resolved by name from BTF. Rate: the node's drops; those of other
+//! reasons return at once, other destinations after one map miss.
+
+use super::account::{self, Attempt};
+use super::identity;
+use super::load;
+use super::packet::{self, ACK, Packet, RST, SYN};
+use super::reset::{attempt_of, stale, tuple_of};
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use probe_ebpf::class::{Class, Confidence, Phase};
+use probe_ebpf::wire::{CLOSED_COUNTED, CLOSED_SYN, Closed, Port};
+
+#[btf_tracepoint(function = "kfree_skb")]
+pub(crate) fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
+    let skb: *const u8 = ctx.arg(0);
+    let reason: u32 = ctx.arg(2);
+    if skb.is_null() || !load::drop_reason_matters(reason) {
+        return 0;
+    }
+    // Another node on this kernel may have pods with the same addresses.
+    if packet::device(skb).is_some_and(|(cookie, _)| !identity::is_of_this_node(cookie)) {
+        return 0;
+    }
+    let Some(packet) = packet::parse(skb) else { return 0 };
+    let Some(slot) = identity::slot_of_address(packet.destination) else { return 0 };
+    let Some(port) = identity::port(slot.slot, packet.destination_port) else { return 0 };
+    // SAFETY: a live map value.
+    let port = unsafe { *port };
+    // While the server lives, a drop is not the end of the attempt: the client sends it again.
+    if !identity::exited(slot, port.container) {
+        return 0;
+    }
+    if packet.flags & (SYN | ACK | RST) == SYN {
+        blackholed(&port, &packet, packet::sent_ns(skb));
+    } else if packet.flags & (SYN | RST) == 0 && packet.payload > 0 && reason != load::queue_purge() {
+        // A purge is usually that of the socket's own unread data, which has its class.
+        data(&port, &packet);
+    }
+    0
+}
+
+#[inline(always)]
+fn blackholed(port: &Port, packet: &Packet, sent_ns: u64) {
+    let slot = probe_ebpf::wire::SlotRef { slot: port.slot, generation: port.generation };
+    let tuple = tuple_of(slot, packet);
+    if let Some(closed) = account::remembered(&tuple) {
+        // SAFETY: a live map value.
+        if unsafe { (*closed).flags & CLOSED_SYN != 0 && (*closed).isn == packet.sequence } {
+            return;
+        }
+    }
+    let phase = identity::phase(slot, port.container);
+    let closed = Closed {
+        at_ns: load::now_ns(),
+        flags: CLOSED_COUNTED | CLOSED_SYN,
+        request: 0,
+        isn: packet.sequence,
+        phase: phase as u32,
+    };
+    account::remember(slot, &tuple, &closed);
+    if let Some(counters) = account::counters(slot) {
+        account::late_attempt(counters, phase, sent_ns);
+    }
+    let mut attempt = gone(port, packet, phase);
+    attempt.at_ns = sent_ns;
+    account::loss(&attempt);
+}
+
+/// Data to an address that is gone: on a connection that the server had closed it is a stale reuse; on one that nobody
+/// closed, the pod went without a word.
+#[inline(always)]
+fn data(port: &Port, packet: &Packet) {
+    let slot = probe_ebpf::wire::SlotRef { slot: port.slot, generation: port.generation };
+    let tuple = tuple_of(slot, packet);
+    if account::remembered(&tuple).is_some() {
+        stale(port, packet, Confidence::Inferred);
+        return;
+    }
+    let phase = identity::phase(slot, port.container);
+    let closed = Closed { at_ns: load::now_ns(), flags: CLOSED_COUNTED, request: 1, isn: 0, phase: 0 };
+    account::remember(slot, &tuple, &closed);
+    account::loss(&gone(port, packet, phase));
+}
+
+#[inline(always)]
+fn gone(port: &Port, packet: &Packet, phase: Phase) -> Attempt {
+    attempt_of(port, packet, Class::Blackholed, Confidence::Inferred, phase)
+}

@@ -1,0 +1,48 @@
+//! `tp_btf/sched_process_exit` (5.10+): the exit of a container's init, which stops the container if nothing did before.
+//!
+//! It comes before the sockets close, so that what the exit cuts counts as lost while stopping. Rate: every thread exit
+//! on the node; threads that are not the last of the first process of a pid namespace return after three reads.
+
+use super::load::{self, probe};
+use super::{account, identity, maps, signal};
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use probe_ebpf::fields::Field;
+use probe_ebpf::wire::{Exit, Kind, anomaly};
+
+#[btf_tracepoint(function = "sched_process_exit")]
+pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
+    let task: *const u8 = ctx.arg(0);
+    if task.is_null() || !identity::is_init(task) {
+        return 0;
+    }
+    let Some(group) = probe::<*const u8>(task, Field::TaskSignal) else { return 0 };
+    // The last thread of the group: the count went to zero before this hook.
+    if probe::<i32>(group, Field::Live) != Some(0) {
+        return 0;
+    }
+    let Some(container) = identity::container_of_task(task) else { return 0 };
+    let Some(slot) = identity::slot_of_container(container) else { return 0 };
+    signal::stop(container, slot);
+    if let Some(state) = account::container(container) {
+        // SAFETY: a live map value, written by this hook only.
+        unsafe { (*state).exit_ns = load::now_ns() };
+    }
+    let of_group: u32 = probe(group, Field::GroupExitCode).unwrap_or(0);
+    let of_task: u32 = probe(task, Field::ExitCode).unwrap_or(0);
+    let Some(mut entry) = maps::RING.reserve::<Exit>(0) else {
+        account::anomaly(anomaly::RING_FULL);
+        return 0;
+    };
+    entry.write(Exit {
+        kind: Kind::Exit as u32,
+        container,
+        at_ns: load::now_ns(),
+        slot: slot.slot,
+        generation: slot.generation,
+        status: if of_group != 0 { of_group } else { of_task },
+        reserved: 0,
+        open: signal::open_connections(slot),
+    });
+    entry.submit(0);
+    0
+}

@@ -1,0 +1,241 @@
+//! Which slot a namespace, address, task or port belongs to, and the phase that this puts a connection in.
+//!
+//! Order of trust: the namespace that a task or socket of a container's cgroup was seen in, then the address. An entry of an
+//! older generation is no entry.
+
+use super::load::{self, probe};
+use super::{account, maps};
+use probe_ebpf::class::Phase;
+use probe_ebpf::fields::{ABSENT, Field};
+use probe_ebpf::wire::{self, HOST_SCOPE, NONE, PORT_SEEN, Port, PortKey, SLOT_DELETING, SlotRef, anomaly};
+
+/// BPF_NOEXIST.
+const NO_EXIST: u64 = 1;
+/// BPF_ANY.
+const ANY: u64 = 0;
+/// Levels of cgroups below a container's that are looked through (crun, systemd, nested runtimes).
+const CGROUP_LEVELS: u32 = 5;
+
+/// The reference, if its generation is the slot's.
+#[inline(always)]
+pub(super) fn valid(slot: SlotRef) -> Option<SlotRef> {
+    let state = maps::SLOTS.get(slot.slot)?;
+    if state.generation == slot.generation && slot.generation != 0 { Some(slot) } else { None }
+}
+
+/// Slot of a namespace that was met before.
+#[inline(always)]
+fn slot_of_namespace(cookie: u64) -> Option<SlotRef> {
+    // SAFETY: the map is preallocated; a value read while user space removes it has an old generation at worst.
+    unsafe { maps::NAMESPACES.get(cookie) }.copied().and_then(valid)
+}
+
+/// Slot of a pod's socket. A namespace that is new is learned from the cgroup that the socket was made in; where
+/// sockets have no such mark (cgroup v1), from its address.
+#[inline(always)]
+pub(super) fn slot_of_socket(cookie: u64, sk: *const u8) -> Option<SlotRef> {
+    if let Some(slot) = slot_of_namespace(cookie) {
+        return Some(slot);
+    }
+    let slot = if load::v1_subsystem() == ABSENT {
+        slot_of_container(container_of_socket(sk)?)?
+    } else {
+        slot_of_address(load::local_address(sk))?
+    };
+    learn_namespace(cookie, slot);
+    Some(slot)
+}
+
+/// Slot of an address.
+#[inline(always)]
+pub(super) fn slot_of_address(address: [u64; 2]) -> Option<SlotRef> {
+    // SAFETY: as above.
+    unsafe { maps::ADDRESSES.get(address) }.copied().and_then(valid)
+}
+
+/// Remembers that a namespace is a slot's. Never for the node's own.
+#[inline(always)]
+pub(super) fn learn_namespace(cookie: u64, slot: SlotRef) {
+    if cookie == 0 || cookie == load::host_net() {
+        return;
+    }
+    if maps::NAMESPACES.insert(cookie, slot, ANY).is_err() {
+        account::anomaly(anomaly::NAMESPACES_FULL);
+    }
+}
+
+/// The port of a slot, if anybody declared it or was seen there. In the node's namespace the port names the slot.
+#[inline(always)]
+pub(super) fn port(scope: u32, number: u16) -> Option<*mut Port> {
+    let port = maps::PORTS.get_ptr_mut(PortKey { scope, port: number, reserved: 0 })?;
+    // SAFETY: a live map value.
+    let slot = unsafe { SlotRef { slot: (*port).slot, generation: (*port).generation } };
+    if valid(slot).is_none() {
+        account::anomaly(anomaly::STALE_ENTRY);
+        return None;
+    }
+    Some(port)
+}
+
+/// The same, made if there is none.
+#[inline(always)]
+pub(super) fn port_or_new(scope: u32, slot: SlotRef, number: u16) -> Option<*mut Port> {
+    let key = PortKey { scope, port: number, reserved: 0 };
+    let fresh = Port {
+        slot: slot.slot,
+        generation: slot.generation,
+        container: NONE,
+        flags: PORT_SEEN,
+        listeners: 0,
+        half_open: 0,
+        probing: 0,
+    };
+    if maps::PORTS.get_ptr_mut(key).is_none() && maps::PORTS.insert(key, fresh, NO_EXIST).is_err() {
+        account::anomaly(anomaly::PORTS_FULL);
+    }
+    let port = maps::PORTS.get_ptr_mut(key)?;
+    // SAFETY: a live map value; one that another pod left behind is made anew.
+    unsafe {
+        if (*port).slot != slot.slot || (*port).generation != slot.generation {
+            *port = fresh;
+        }
+        (*port).flags |= PORT_SEEN;
+    }
+    Some(port)
+}
+
+/// Scope of a socket's ports, and its slot where that is known without a port.
+#[inline(always)]
+pub(super) fn scope_of_socket(cookie: u64, sk: *const u8) -> Option<(u32, Option<SlotRef>)> {
+    if cookie == load::host_net() {
+        return Some((HOST_SCOPE, None));
+    }
+    let slot = slot_of_socket(cookie, sk)?;
+    Some((slot.slot, Some(slot)))
+}
+
+/// The same for a packet that met no full socket. A namespace that no socket was met in yet is known by address only
+/// where sockets do not tell their cgroup: another node's pods on this kernel may have the same addresses.
+#[inline(always)]
+pub(super) fn scope_of_packet(cookie: u64, local: [u64; 2]) -> Option<u32> {
+    if cookie == load::host_net() {
+        return Some(HOST_SCOPE);
+    }
+    if let Some(slot) = slot_of_namespace(cookie) {
+        return Some(slot.slot);
+    }
+    if load::v1_subsystem() == ABSENT {
+        return None;
+    }
+    slot_of_address(local).map(|slot| slot.slot)
+}
+
+/// The namespace is the node's own or one of its pods'.
+#[inline(always)]
+pub(super) fn is_of_this_node(cookie: u64) -> bool {
+    cookie == load::host_net() || slot_of_namespace(cookie).is_some()
+}
+
+/// Phase of a connection to a container (or to a slot, where the container is not known).
+#[inline(always)]
+pub(super) fn phase(slot: SlotRef, container: u32) -> Phase {
+    let stopped = if container == NONE {
+        maps::COUNTERS.get(slot.slot).is_some_and(|counters| counters.stop_ns != 0)
+    } else {
+        maps::CONTAINERS.get(container).is_some_and(|state| {
+            state.slot == slot.slot && state.generation == slot.generation && state.stop_ns != 0
+        })
+    };
+    if stopped {
+        return Phase::Stopping;
+    }
+    match maps::SLOTS.get(slot.slot) {
+        Some(state) if state.flags & SLOT_DELETING != 0 => Phase::Deleting,
+        _ => Phase::Running,
+    }
+}
+
+/// The container has exited (or, where it is not known, some container of the slot has stopped).
+#[inline(always)]
+pub(super) fn exited(slot: SlotRef, container: u32) -> bool {
+    if container == NONE {
+        return maps::COUNTERS.get(slot.slot).is_some_and(|counters| counters.stop_ns != 0);
+    }
+    maps::CONTAINERS.get(container).is_some_and(|state| state.exit_ns != 0)
+}
+
+/// The cgroup of a task in the hierarchy that names containers; null if it cannot be read.
+#[inline(always)]
+fn cgroup_of_task(task: *const u8) -> *const u8 {
+    let Some(set) = probe::<*const u8>(task, Field::Cgroups) else { return core::ptr::null() };
+    let subsystem = load::v1_subsystem();
+    if subsystem == ABSENT {
+        return probe(set, Field::DefaultCgroup).unwrap_or(core::ptr::null());
+    }
+    let states = load::member(set, Field::Subsystems);
+    let Some(state) = load::probe_at::<*const u8>(states.wrapping_add(subsystem as usize * 8)) else {
+        return core::ptr::null();
+    };
+    probe(state, Field::CssCgroup).unwrap_or(core::ptr::null())
+}
+
+/// Index of the container that a cgroup belongs to, itself or by an ancestor.
+#[inline(always)]
+fn container_of_cgroup(mut cgroup: *const u8) -> Option<u32> {
+    for _ in 0..CGROUP_LEVELS {
+        if cgroup.is_null() {
+            return None;
+        }
+        let node: *const u8 = probe(cgroup, Field::CgroupKn)?;
+        let id: u64 = probe(node, Field::KnId)?;
+        // SAFETY: the map is preallocated; user space writes its values once.
+        if let Some(container) = unsafe { maps::CGROUPS.get(id) } {
+            return Some(*container);
+        }
+        // A cgroup's own state has the parent's own state as parent, and that one knows its cgroup.
+        let own = load::member(cgroup, Field::CgroupSelf);
+        let parent: *const u8 = probe(own, Field::CssParent)?;
+        if parent.is_null() {
+            return None;
+        }
+        cgroup = probe(parent, Field::CssCgroup)?;
+    }
+    None
+}
+
+/// Index of the container that a task belongs to.
+#[inline(always)]
+pub(super) fn container_of_task(task: *const u8) -> Option<u32> {
+    container_of_cgroup(cgroup_of_task(task))
+}
+
+/// Index of the container that a socket was made in (cgroup v2 only: v1 has no such mark on sockets).
+#[inline(always)]
+pub(super) fn container_of_socket(sk: *const u8) -> Option<u32> {
+    if load::v1_subsystem() != ABSENT {
+        return None;
+    }
+    container_of_cgroup(probe(sk, Field::SocketCgroup)?)
+}
+
+/// A container's slot.
+#[inline(always)]
+pub(super) fn slot_of_container(container: u32) -> Option<SlotRef> {
+    let state = maps::CONTAINERS.get(container)?;
+    valid(SlotRef { slot: state.slot, generation: state.generation })
+}
+
+/// The task is the first of a pid namespace below the node's.
+#[inline(always)]
+pub(super) fn is_init(task: *const u8) -> bool {
+    let Some(pid) = probe::<*const u8>(task, Field::ThreadPid) else { return false };
+    let level: u32 = probe(pid, Field::PidLevel).unwrap_or(0);
+    if level == 0 || level > 32 {
+        return false;
+    }
+    let numbers = load::member(pid, Field::PidNumbers);
+    let own = numbers.wrapping_add(level as usize * load::upid_size() as usize);
+    probe::<u32>(own, Field::UpidNumber) == Some(1)
+}
+
+const _: () = assert!(wire::SLOTS < NONE);

@@ -1,0 +1,180 @@
+//! Reads of kernel structures, at offsets that user space resolved from the running kernel's BTF.
+//!
+//! `direct` is for pointers that the verifier knows (tracepoint arguments and what they lead to): a plain load, a third
+//! of the price of a helper call. `probe` is for all else.
+
+use aya_ebpf::helpers::generated;
+use core::mem::MaybeUninit;
+use probe_ebpf::fields::{Field, Offsets};
+
+/// Written by user space before the programs are loaded; constant from then on (the verifier sees its values).
+#[unsafe(no_mangle)]
+static OFFSETS: Offsets = Offsets::UNSET;
+
+/// TCP states (include/net/tcp_states.h).
+pub(super) mod tcp {
+    pub(in super::super) const ESTABLISHED: i32 = 1;
+    pub(in super::super) const SYN_SENT: i32 = 2;
+    pub(in super::super) const SYN_RECV: i32 = 3;
+    pub(in super::super) const FIN_WAIT1: i32 = 4;
+    pub(in super::super) const FIN_WAIT2: i32 = 5;
+    pub(in super::super) const TIME_WAIT: u8 = 6;
+    pub(in super::super) const CLOSE: i32 = 7;
+    pub(in super::super) const CLOSE_WAIT: i32 = 8;
+    pub(in super::super) const LAST_ACK: i32 = 9;
+    pub(in super::super) const LISTEN: i32 = 10;
+    pub(in super::super) const NEW_SYN_RECV: u8 = 12;
+}
+/// Address family (include/linux/socket.h).
+pub(super) const AF_INET6: u16 = 10;
+/// IP protocol number of TCP; MPTCP sockets (262) fire the same hooks.
+pub(super) const IPPROTO_TCP: u16 = 6;
+
+macro_rules! setting {
+    ($name:ident: $type:ty) => {
+        #[inline(always)]
+        pub(super) fn $name() -> $type {
+            // SAFETY: a static of this program; volatile because user space patches it.
+            unsafe { core::ptr::read_volatile(&raw const OFFSETS.$name) }
+        }
+    };
+}
+setting!(upid_size: u32);
+setting!(v1_subsystem: u32);
+setting!(hierarchy: u32);
+setting!(host_net: u64);
+setting!(stop_signals: u64);
+setting!(queue_purge: u32);
+
+/// Bit `reason` of the drop reasons that may mean "address gone".
+#[inline(always)]
+pub(super) fn drop_reason_matters(reason: u32) -> bool {
+    if reason >= 256 {
+        return false;
+    }
+    // SAFETY: the index is below 4; a static of this program.
+    let word =
+        unsafe { core::ptr::read_volatile(&raw const OFFSETS.drop_reasons[(reason >> 6) as usize & 3]) };
+    word >> (reason & 63) & 1 == 1
+}
+
+#[inline(always)]
+fn offset(field: Field) -> usize {
+    // SAFETY: the index is the number of a field; a static of this program.
+    unsafe { core::ptr::read_volatile(&raw const OFFSETS.fields[field as usize]) as usize }
+}
+
+/// A plain load from a pointer that the verifier knows.
+#[inline(always)]
+pub(super) fn direct<T: Copy>(base: *const u8, field: Field) -> T {
+    // SAFETY: the verifier checks type and bounds of the access; a fault reads as zero.
+    unsafe { core::ptr::read_volatile(base.add(offset(field)).cast()) }
+}
+
+/// The address of a member, for structures nested by value.
+#[inline(always)]
+pub(super) fn member(base: *const u8, field: Field) -> *const u8 {
+    base.wrapping_add(offset(field))
+}
+
+/// A checked read from any kernel address; `None` if it faults.
+#[inline(always)]
+pub(super) fn probe<T: Copy>(base: *const u8, field: Field) -> Option<T> {
+    probe_at(base.wrapping_add(offset(field)))
+}
+
+/// A checked read from any kernel address; `None` if it faults.
+#[inline(always)]
+pub(super) fn probe_at<T: Copy>(address: *const u8) -> Option<T> {
+    #[expect(clippy::cast_possible_truncation, reason = "a few bytes")]
+    let size = size_of::<T>() as u32;
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: writes exactly the size of T into T's place, or fails.
+    let failed = unsafe { generated::bpf_probe_read_kernel(value.as_mut_ptr().cast(), size, address.cast()) };
+    if failed != 0 {
+        return None;
+    }
+    // SAFETY: filled above; every T used here is valid for any bytes (integers, raw pointers, byte arrays).
+    Some(unsafe { value.assume_init() })
+}
+
+/// The tcp_sock behind a full TCP socket, null for anything else.
+#[inline(always)]
+pub(super) fn tcp_sock(sk: *const u8) -> *const u8 {
+    // SAFETY: the helper checks what the socket is.
+    unsafe { generated::bpf_skc_to_tcp_sock(sk.cast_mut().cast()).cast() }
+}
+
+/// CLOCK_MONOTONIC.
+#[inline(always)]
+pub(super) fn now_ns() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { generated::bpf_ktime_get_ns() }
+}
+
+/// The running task.
+#[inline(always)]
+pub(super) fn current_task() -> *const u8 {
+    // SAFETY: no arguments; read through `probe` only.
+    unsafe { generated::bpf_get_current_task() as *const u8 }
+}
+
+/// Cookie of a socket's network namespace; 0 if it has none.
+#[inline(always)]
+pub(super) fn net_cookie(sk: *const u8) -> u64 {
+    let net: *const u8 = direct(sk, Field::Net);
+    if net.is_null() {
+        return 0;
+    }
+    direct(net, Field::NetCookie)
+}
+
+/// The client's FIN has come, in whatever state (SOCK_DONE of enum sock_flags, include/net/sock.h).
+#[inline(always)]
+pub(super) fn client_has_finished(sk: *const u8) -> bool {
+    const SOCK_DONE: u64 = 1 << 1;
+    direct::<u64>(sk, Field::Flags) & SOCK_DONE != 0
+}
+
+#[inline(always)]
+fn mapped(v4: u32) -> [u64; 2] {
+    // The bytes 00 00 ff ff, then the address as it is on the wire, in a little-endian word.
+    [0, u64::from(v4) << 32 | 0xffff_0000]
+}
+
+/// Local and peer address as IPv6 in two words each, IPv4 mapped.
+#[inline(always)]
+pub(super) fn local_address(sk: *const u8) -> [u64; 2] {
+    if direct::<u16>(sk, Field::Family) == AF_INET6 {
+        let base = member(sk, Field::LocalV6);
+        // SAFETY: verifier-checked loads, as in `direct`.
+        unsafe { [core::ptr::read_volatile(base.cast()), core::ptr::read_volatile(base.add(8).cast())] }
+    } else {
+        mapped(direct(sk, Field::LocalV4))
+    }
+}
+
+/// See [`local_address`].
+#[inline(always)]
+pub(super) fn peer_address(sk: *const u8) -> [u64; 2] {
+    if direct::<u16>(sk, Field::Family) == AF_INET6 {
+        let base = member(sk, Field::PeerV6);
+        // SAFETY: verifier-checked loads, as in `direct`.
+        unsafe { [core::ptr::read_volatile(base.cast()), core::ptr::read_volatile(base.add(8).cast())] }
+    } else {
+        mapped(direct(sk, Field::PeerV4))
+    }
+}
+
+/// 127.0.0.0/8 (mapped) or ::1.
+#[inline(always)]
+pub(super) fn is_loopback(address: [u64; 2]) -> bool {
+    let low = u64::from_be(address[1]);
+    address[0] == 0 && (low == 1 || low >> 24 == 0x00ff_ff7f)
+}
+
+/// IPv4 address as it is on the wire, in the two-word form.
+#[inline(always)]
+pub(super) fn mapped_v4(wire: u32) -> [u64; 2] {
+    mapped(wire)
+}

@@ -1,0 +1,43 @@
+//! The tables. Sizes and layouts are the wire format's; who writes what is said at each.
+
+use super::connection::Connection;
+use aya_ebpf::{
+    btf_maps::SkStorage,
+    macros::{btf_map, map},
+    maps::{Array, HashMap, RingBuf},
+};
+use probe_ebpf::wire::{self, Closed, Container, Counters, Port, PortKey, Slot, SlotRef, Tuple, anomaly};
+
+/// Slot -> state. User space writes.
+#[map]
+pub(super) static SLOTS: Array<Slot> = Array::with_max_entries(wire::SLOTS, 0);
+/// Slot -> counters. The kernel adds; user space zeroes when it gives the slot away.
+#[map]
+pub(super) static COUNTERS: Array<Counters> = Array::with_max_entries(wire::SLOTS, 0);
+/// Container index -> state. User space writes once, then the kernel.
+#[map]
+pub(super) static CONTAINERS: Array<Container> = Array::with_max_entries(wire::CONTAINERS, 0);
+/// Cgroup id -> container index. User space writes.
+#[map]
+pub(super) static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(wire::CONTAINERS, 0);
+/// Network namespace cookie -> slot. The kernel learns; user space removes.
+#[map]
+pub(super) static NAMESPACES: HashMap<u64, SlotRef> = HashMap::with_max_entries(wire::ADDRESSES, 0);
+/// Address -> slot. User space writes.
+#[map]
+pub(super) static ADDRESSES: HashMap<[u64; 2], SlotRef> = HashMap::with_max_entries(wire::ADDRESSES, 0);
+/// Scope and port -> port. Both write.
+#[map]
+pub(super) static PORTS: HashMap<PortKey, Port> = HashMap::with_max_entries(wire::PORTS, 0);
+/// Memory of closed connections and counted SYNs. The kernel writes; user space sweeps.
+#[map]
+pub(super) static CLOSED: HashMap<Tuple, Closed> = HashMap::with_max_entries(wire::CLOSED, 0);
+/// What the programs could not do, node-wide.
+#[map]
+pub(super) static ANOMALIES: Array<u64> = Array::with_max_entries(anomaly::COUNT, 0);
+/// Records for user space.
+#[map]
+pub(super) static RING: RingBuf = RingBuf::with_byte_size(wire::RING_BYTES, 0);
+/// State of each connection of a watched pod, and of the probes' client sockets. Dies with the socket.
+#[btf_map]
+pub(super) static CONNECTIONS: SkStorage<Connection> = SkStorage::new();

@@ -1,0 +1,105 @@
+//! `tp_btf/tcp_rcv_space_adjust` (5.10+): the application reads from a TCP socket.
+//!
+//! Rate: about one per request at each end on the node. A socket without storage in the node's own namespace returns
+//! after one empty look-up. `write_seq` is remembered here: whether it moved by the next read or the close is what
+//! "answered" means. Nothing is written to the ring.
+
+use super::connection::{self, Connection, HAS_READ, IS_ADOPTED, IS_PROBE, IS_PROBE_CLIENT, fill_ends};
+use super::load::{self, direct, tcp};
+use super::{account, identity};
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use probe_ebpf::class::Phase;
+use probe_ebpf::fields::Field;
+use probe_ebpf::wire::{ANSWERED, SlotRef};
+
+#[btf_tracepoint(function = "tcp_rcv_space_adjust")]
+pub(crate) fn tcp_rcv_space_adjust(ctx: BtfTracePointContext) -> i32 {
+    let sk: *const u8 = ctx.arg(0);
+    if sk.is_null() {
+        return 0;
+    }
+    let stored = connection::of(sk);
+    if stored.is_null() {
+        adopt(sk);
+        return 0;
+    }
+    // SAFETY: non-null storage of this socket; its reads are serialised by the socket lock.
+    let connection = unsafe { &mut *stored };
+    if connection.flags & (IS_PROBE | IS_PROBE_CLIENT) != 0 {
+        return 0;
+    }
+    let tp = load::tcp_sock(sk);
+    if tp.is_null() {
+        return 0;
+    }
+    let write_seq: u32 = direct(tp, Field::WriteSeq);
+    if connection.flags & HAS_READ == 0 || connection.wseq_read != write_seq {
+        next_request(connection);
+        connection.wseq_read = write_seq;
+        connection.flags |= HAS_READ;
+    }
+    0
+}
+
+/// Something was written since the last read (or this is the first): the request before is answered, a new one begins.
+#[inline(always)]
+fn next_request(connection: &mut Connection) {
+    let phase = identity::phase(connection.slot, connection.container);
+    let late = !matches!(phase, Phase::Running);
+    if (late || connection.request_phase != 0)
+        && let Some(counters) = account::counters(connection.slot)
+    {
+        if connection.request != 0 && connection.request_phase != 0 {
+            account::late_request(counters, connection.opened_phase != 0, ANSWERED);
+        }
+        if late {
+            // SAFETY: a live map value; the latest writer wins.
+            unsafe { (*counters).last_request_ns = load::now_ns() };
+        }
+    }
+    connection.request += 1;
+    connection.request_phase = phase as u8;
+}
+
+/// A connection of a watched pod that is older than the agent becomes known at its first read.
+#[inline(always)]
+fn adopt(sk: *const u8) {
+    let state = i32::from(direct::<u8>(sk, Field::State));
+    if state != tcp::ESTABLISHED && state != tcp::CLOSE_WAIT {
+        return;
+    }
+    let cookie = load::net_cookie(sk);
+    if cookie == load::host_net() {
+        return;
+    }
+    let Some(slot) = identity::slot_of_socket(cookie, sk) else { return };
+    // An outbound connection has a local port that nobody listens on.
+    let Some(port) = identity::port(slot.slot, direct(sk, Field::LocalPort)) else { return };
+    let tp = load::tcp_sock(sk);
+    if tp.is_null() {
+        return;
+    }
+    let mut adopted = Connection::EMPTY;
+    fill_ends(&mut adopted, sk, tp);
+    if adopted.peer == adopted.local || load::is_loopback(adopted.peer) {
+        return;
+    }
+    // SAFETY: a live map value.
+    unsafe {
+        adopted.slot = SlotRef { slot: (*port).slot, generation: (*port).generation };
+        adopted.container = (*port).container;
+    }
+    adopted.flags = HAS_READ | IS_ADOPTED;
+    adopted.wseq_read = direct(tp, Field::WriteSeq);
+    adopted.request = 1;
+    adopted.request_phase = identity::phase(adopted.slot, adopted.container) as u8;
+    let connection = connection::create(sk);
+    if !connection.is_null() {
+        if let Some(counters) = account::counters(adopted.slot) {
+            // SAFETY: a live map value.
+            account::add(unsafe { &raw mut (*counters).opened });
+        }
+        // SAFETY: non-null storage of this socket.
+        unsafe { *connection = adopted };
+    }
+}

@@ -1,0 +1,237 @@
+//! `tp_btf/tcp_send_reset` and `tp_btf/tcp_receive_reset`: refused attempts, segments that meet a closed connection,
+//! clients that leave with a reset.
+//!
+//! Before 6.10 `tcp_send_reset` does not fire without a full socket; refused attempts are not seen there by this hook.
+//! Two programs, because a load of the third argument does not verify where there is none. Rate: resets are rare;
+//! a node under a port scan pays one map miss each.
+
+use super::account::{self, Attempt};
+use super::connection::{self, HAS_RST, IS_CLOSED, IS_PROBE};
+use super::load::{self, direct, tcp};
+use super::packet::{self, ACK, Packet, RST, SYN};
+use super::{identity, state};
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use probe_ebpf::class::{Class, Confidence, Phase};
+use probe_ebpf::decide;
+use probe_ebpf::fields::Field;
+use probe_ebpf::wire::{CLOSED_COUNTED, CLOSED_SYN, Closed, Port, SlotRef, Tuple};
+
+/// Since 6.10: fires for every reset sent, whatever socket there is.
+#[btf_tracepoint(function = "tcp_send_reset")]
+pub(crate) fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
+    let sk: *const u8 = ctx.arg(0);
+    let skb: *const u8 = ctx.arg(1);
+    // Without a packet this is an active reset: its connection was decided when it left its state.
+    if skb.is_null() {
+        return 0;
+    }
+    if sk.is_null() {
+        without_socket(skb);
+        return 0;
+    }
+    match direct::<u8>(sk, Field::State) {
+        tcp::TIME_WAIT => time_wait(sk, skb),
+        tcp::NEW_SYN_RECV => {}
+        _ => on_closed(sk, skb),
+    }
+    0
+}
+
+/// The client reset the connection: the decision at its close needs to know.
+#[btf_tracepoint(function = "tcp_receive_reset")]
+pub(crate) fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
+    let sk: *const u8 = ctx.arg(0);
+    if sk.is_null() {
+        return 0;
+    }
+    let connection = connection::of(sk);
+    if !connection.is_null() {
+        // SAFETY: non-null storage of this socket.
+        unsafe { (*connection).flags |= HAS_RST };
+    }
+    0
+}
+
+/// A segment reached a socket in FIN_WAIT or CLOSE whose owner had closed it (TCP_ABORT_ON_DATA).
+#[inline(always)]
+fn on_closed(sk: *const u8, skb: *const u8) {
+    let stored = connection::of(sk);
+    if stored.is_null() {
+        return;
+    }
+    // SAFETY: non-null storage of this socket.
+    let connection = unsafe { &mut *stored };
+    if connection.flags & IS_CLOSED == 0 || connection.flags & IS_PROBE != 0 {
+        return;
+    }
+    let Some(packet) = packet::parse(skb) else { return };
+    if packet.payload == 0 {
+        return;
+    }
+    if let Some((class, confidence)) = decide::data_after_close(connection.verdict()) {
+        state::after_close(connection, class, confidence, packet.payload);
+    }
+}
+
+/// A segment reached what is left of a connection after its close. The minisock has addresses and a namespace, no
+/// storage: the memory of closed tuples says whether its last attempt was counted.
+#[inline(always)]
+fn time_wait(sk: *const u8, skb: *const u8) {
+    let Some(packet) = packet::parse(skb) else { return };
+    if packet.payload == 0 {
+        return;
+    }
+    let Some(scope) = identity::scope_of_packet(load::net_cookie(sk), packet.destination) else { return };
+    let Some(port) = identity::port(scope, packet.destination_port) else { return };
+    if packet.source == packet.destination || load::is_loopback(packet.source) {
+        return;
+    }
+    // SAFETY: a live map value.
+    let port = unsafe { *port };
+    stale(&port, &packet, Confidence::Observed);
+}
+
+/// Counts a request on a connection that the server had closed, once for its tuple.
+#[inline(always)]
+pub(super) fn stale(port: &Port, packet: &Packet, confidence: Confidence) {
+    let slot = SlotRef { slot: port.slot, generation: port.generation };
+    let tuple = tuple_of(slot, packet);
+    let phase = identity::phase(slot, port.container);
+    let (request, opened) = match account::remembered(&tuple) {
+        Some(closed) => {
+            if !account::count_once(closed) {
+                return;
+            }
+            // SAFETY: a live map value.
+            unsafe { ((*closed).request, (*closed).phase) }
+        }
+        None => {
+            // Closed while the pod was running: what came before is not known, but this is the first such segment.
+            account::remember(
+                slot,
+                &tuple,
+                &Closed { at_ns: load::now_ns(), flags: CLOSED_COUNTED, request: 1, isn: 0, phase: 0 },
+            );
+            (1, 0)
+        }
+    };
+    let mut attempt = attempt_of(port, packet, Class::StaleReuse, confidence, phase);
+    attempt.request = request;
+    attempt.late_connection = opened != 0;
+    account::loss(&attempt);
+}
+
+/// A packet for a port without any socket: refused, or the late end of a handshake that the listener did not live to
+/// see.
+#[inline(always)]
+fn without_socket(skb: *const u8) {
+    let Some((cookie, device)) = packet::device(skb) else { return };
+    // The pod's own loopback.
+    if device == 1 && cookie != load::host_net() {
+        return;
+    }
+    let Some(packet) = packet::parse(skb) else { return };
+    let Some(scope) = identity::scope_of_packet(cookie, packet.destination) else { return };
+    // A port that nobody declared and nobody listened on is a port scan's.
+    let Some(port) = identity::port(scope, packet.destination_port) else { return };
+    if packet.source == packet.destination || packet.flags & RST != 0 {
+        return;
+    }
+    if packet.flags & (SYN | ACK) == SYN {
+        // SAFETY: a live map value.
+        refused(unsafe { &*port }, &packet);
+    } else if packet.flags & SYN == 0 {
+        half_open(port, &packet);
+    }
+}
+
+#[inline(always)]
+fn refused(port: &Port, packet: &Packet) {
+    let slot = SlotRef { slot: port.slot, generation: port.generation };
+    let phase = identity::phase(slot, port.container);
+    if port.probing != 0 {
+        // If this was the probe, its client socket will say so in a moment and ask for the phase that was counted.
+        let closed = Closed {
+            at_ns: load::now_ns(),
+            flags: CLOSED_COUNTED | CLOSED_SYN,
+            request: 0,
+            isn: packet.sequence,
+            phase: phase as u32,
+        };
+        account::remember(slot, &tuple_of(slot, packet), &closed);
+    }
+    if let Some(counters) = account::counters(slot) {
+        account::late_attempt(counters, phase, load::now_ns());
+    }
+    account::loss(&attempt_of(port, packet, Class::Refused, Confidence::Observed, phase));
+}
+
+/// Data (or the last ACK of a handshake) for a connection that no socket knows.
+#[inline(always)]
+fn half_open(port: *mut Port, packet: &Packet) {
+    // SAFETY: a live map value.
+    let seen = unsafe { *port };
+    let slot = SlotRef { slot: seen.slot, generation: seen.generation };
+    let phase = identity::phase(slot, seen.container);
+    let tuple = tuple_of(slot, packet);
+    if account::remembered(&tuple).is_some() {
+        // A connection that was reset: segments that were in flight. Or one counted here before.
+        if packet.payload > 0 && seen.half_open == 0 {
+            stale(&seen, packet, Confidence::Observed);
+        }
+        return;
+    }
+    if seen.half_open > 0 {
+        // SAFETY: a live map value; the worst of a race is one handshake too many.
+        unsafe { (*port).half_open -= 1 };
+        let closed =
+            Closed { at_ns: load::now_ns(), flags: CLOSED_COUNTED, request: 1, isn: 0, phase: phase as u32 };
+        account::remember(slot, &tuple, &closed);
+        account::loss(&attempt_of(&seen, packet, Class::Unaccepted, Confidence::Observed, phase));
+    } else if packet.payload > 0 && !matches!(phase, Phase::Running) {
+        // Its TIME_WAIT is over: the client did not look for a minute.
+        stale(&seen, packet, Confidence::Inferred);
+    }
+}
+
+/// The tuple of a packet to a pod.
+#[inline(always)]
+pub(super) fn tuple_of(slot: SlotRef, packet: &Packet) -> Tuple {
+    Tuple {
+        slot: slot.slot,
+        peer_port: packet.source_port,
+        local_port: packet.destination_port,
+        peer: account::bytes(packet.source),
+        local: account::bytes(packet.destination),
+    }
+}
+
+/// An attempt that is known by one packet to a pod.
+#[inline(always)]
+pub(super) fn attempt_of(
+    port: &Port,
+    packet: &Packet,
+    class: Class,
+    confidence: Confidence,
+    phase: Phase,
+) -> Attempt {
+    let late = !matches!(phase, Phase::Running);
+    Attempt {
+        slot: SlotRef { slot: port.slot, generation: port.generation },
+        container: port.container,
+        class,
+        confidence,
+        phase,
+        late,
+        late_connection: late,
+        client_fin: false,
+        peer: packet.source,
+        local: packet.destination,
+        peer_port: packet.source_port,
+        local_port: packet.destination_port,
+        request: 1,
+        unread: 0,
+        unacked: 0,
+        at_ns: load::now_ns(),
+    }
+}

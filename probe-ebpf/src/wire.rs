@@ -1,0 +1,396 @@
+//! The byte layout shared by kernel and user space: map keys and values, ring records, limits. The only place that
+//! knows it. Numbers are in the machine's byte order; addresses are IPv6, IPv4 ones mapped (`::ffff:a.b.c.d`); ports are
+//! in host order; times are CLOCK_MONOTONIC nanoseconds.
+//!
+//! Every struct is `repr(C)` without padding (asserted below), so that a copy of its bytes is its value. Records are
+//! parsed by [`crate::record`].
+
+use core::mem::size_of;
+
+/// Changed whenever the meaning of a byte here changes; maps of another ABI are not adopted.
+pub const ABI: u32 = 1;
+
+/// Slots: one per pod on the node (the kubelet's own limit is 110 by default, 250 in practice).
+pub const SLOTS: u32 = 1024;
+/// Containers: several per pod, restarts take new ones until the old ones are gone.
+pub const CONTAINERS: u32 = 4096;
+/// Entries of the map of ports (several per pod).
+pub const PORTS: u32 = 16_384;
+/// Entries of the map of addresses (two per dual-stack pod, and the dead ones for a while).
+pub const ADDRESSES: u32 = 4096;
+/// Entries of the memory of closed connections of stopping pods.
+pub const CLOSED: u32 = 32_768;
+/// How long a closed connection is remembered: TCP_TIMEWAIT_LEN (include/net/tcp.h), after which no segment can follow.
+pub const CLOSED_NS: u64 = 60_000_000_000;
+/// Bytes of the ring buffer.
+pub const RING_BYTES: u32 = 1 << 20;
+/// Bytes of a cgroup path in a record; longer ones are cut and then do not parse.
+pub const PATH_BYTES: usize = 256;
+/// In place of a container's or slot's index: none.
+pub const NONE: u32 = u32::MAX;
+/// The port scope of the node's own network namespace (hostNetwork pods share it, so the port names the slot).
+pub const HOST_SCOPE: u32 = u32::MAX;
+
+/// Written by user space only: the state of a slot that is not the kernel's to know.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slot {
+    /// Raised each time the slot is given to another pod; map entries of an older generation are void. 0: free.
+    pub generation: u32,
+    /// Bits of [`SLOT_DELETING`].
+    pub flags: u32,
+}
+
+/// The pod's deletion was seen.
+pub const SLOT_DELETING: u32 = 1;
+
+/// A container's state. User space writes it once, when it gives the container its index; from then on only the kernel
+/// does. Zero times mean "not yet".
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Container {
+    /// Its pod's slot.
+    pub slot: u32,
+    /// Its pod's generation.
+    pub generation: u32,
+    /// The stop: signal, kill or exit, whichever came first.
+    pub stop_ns: u64,
+    /// Exit of its init.
+    pub exit_ns: u64,
+}
+
+/// Key of the map of ports.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PortKey {
+    /// The slot, or [`HOST_SCOPE`].
+    pub scope: u32,
+    /// Local port.
+    pub port: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// Value of the map of ports.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Port {
+    /// The slot (of use in [`HOST_SCOPE`]).
+    pub slot: u32,
+    /// Its generation.
+    pub generation: u32,
+    /// Index of the container that listens or listened last; [`NONE`] until a listener was seen.
+    pub container: u32,
+    /// Bits `PORT_*`.
+    pub flags: u32,
+    /// Listeners in LISTEN that the kernel programs saw come (SO_REUSEPORT: several).
+    pub listeners: u32,
+    /// Handshakes that were half open when the last listener closed: so many data segments without a socket are
+    /// connections that were never accepted.
+    pub half_open: u32,
+    /// Probes that are connecting to it right now.
+    pub probing: u64,
+}
+
+/// Declared in the pod's spec or as a target of its services.
+pub const PORT_DECLARED: u32 = 1;
+/// A probe of the pod's spec goes to this port.
+pub const PORT_PROBE: u32 = 2;
+/// A listener or an inbound connection was seen.
+pub const PORT_SEEN: u32 = 4;
+
+/// Value of the maps from network namespace or address to slot.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct SlotRef {
+    /// The slot.
+    pub slot: u32,
+    /// Its generation when this was written.
+    pub generation: u32,
+}
+
+/// Key of the memory of closed connections, seen from the pod.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Tuple {
+    /// The pod's slot.
+    pub slot: u32,
+    /// The client's port.
+    pub peer_port: u16,
+    /// The pod's port.
+    pub local_port: u16,
+    /// The client's address.
+    pub peer: [u8; 16],
+    /// The pod's address.
+    pub local: [u8; 16],
+}
+
+/// Value of the memory of closed connections.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Closed {
+    /// When it was written.
+    pub at_ns: u64,
+    /// Bits `CLOSED_*`.
+    pub flags: u32,
+    /// Number of the request that the client would send next; for [`CLOSED_SYN`] unused.
+    pub request: u32,
+    /// Initial sequence number of the SYN, for attempts that never became a connection.
+    pub isn: u32,
+    /// Phase in which the connection was made.
+    pub phase: u32,
+}
+
+/// The tuple's last attempt has its class already.
+pub const CLOSED_COUNTED: u32 = 1;
+/// A SYN of this tuple was counted (refused or blackholed).
+pub const CLOSED_SYN: u32 = 2;
+/// The tuple is a probe's connection: the client side said so before the server side was established.
+pub const CLOSED_PROBE: u32 = 4;
+
+/// Counters of one slot: only ever added to, by the kernel, until the slot is given to another pod.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Counters {
+    /// Lost attempts, `[class][phase][confidence]`.
+    pub lost: [[[u64; 2]; 3]; 10],
+    /// Connections that arrived late and are closed, `[deleting | stopping][served | lost | idle]`.
+    pub late_connections: [[u64; 3]; 2],
+    /// Requests that arrived late, `[new | reused connection][answered | lost]`.
+    pub late_requests: [[u64; 2]; 2],
+    /// Inbound connections opened (late ones included), probes not counted.
+    pub opened: u64,
+    /// Inbound connections closed.
+    pub closed: u64,
+    /// Inbound connections that arrived late, closed or not.
+    pub late_opened: u64,
+    /// Late connections of probes, counted nowhere else.
+    pub probes: u64,
+    /// Refused attempts that turned out to be probes: to be taken off `lost[refused]`. Counted after them.
+    pub probes_refused: [u64; 3],
+    /// Evidence records written to the ring, [`Kind::Loss`] and [`Kind::ProbeRefused`].
+    pub evidence: u64,
+    /// Evidence records that the full ring refused.
+    pub evidence_refused: u64,
+    /// Tuples that the full memory of closed connections could not take.
+    pub closed_refused: u64,
+    /// Last connection attempt from outside the pod while late; 0 if none.
+    pub last_new_ns: u64,
+    /// Last request read while late; 0 if none.
+    pub last_request_ns: u64,
+    /// First stop of one of its containers; decides the phase of ports whose container is not known. 0 if none.
+    pub stop_ns: u64,
+}
+
+/// Results of a late connection: the last index of [`Counters::late_connections`].
+pub const RESULT_SERVED: usize = 0;
+/// See [`RESULT_SERVED`].
+pub const RESULT_LOST: usize = 1;
+/// See [`RESULT_SERVED`].
+pub const RESULT_IDLE: usize = 2;
+/// First index of [`Counters::late_requests`]: the connection arrived late too.
+pub const ON_NEW: usize = 0;
+/// First index of [`Counters::late_requests`]: the connection is older.
+pub const ON_REUSED: usize = 1;
+/// Second index of [`Counters::late_requests`].
+pub const ANSWERED: usize = 0;
+/// Second index of [`Counters::late_requests`].
+pub const LOST: usize = 1;
+
+/// Node-wide counters of what the programs could not do, indexes into one array.
+pub mod anomaly {
+    /// A ring record was refused (any kind).
+    pub const RING_FULL: u32 = 0;
+    /// No socket storage could be made for a connection.
+    pub const NO_STORAGE: u32 = 1;
+    /// The map of ports is full.
+    pub const PORTS_FULL: u32 = 2;
+    /// The map of network namespaces is full.
+    pub const NAMESPACES_FULL: u32 = 3;
+    /// The memory of closed connections is full.
+    pub const CLOSED_FULL: u32 = 4;
+    /// A slot, container or generation did not match: a stale map entry was met and ignored.
+    pub const STALE_ENTRY: u32 = 5;
+    /// A packet could not be parsed.
+    pub const BAD_PACKET: u32 = 6;
+    /// How many there are.
+    pub const COUNT: u32 = 7;
+    /// Their names, by index.
+    pub const NAMES: [&str; COUNT as usize] = [
+        "ring_full",
+        "no_storage",
+        "ports_full",
+        "namespaces_full",
+        "closed_full",
+        "stale_entry",
+        "bad_packet",
+    ];
+}
+
+/// What kind a ring record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Kind {
+    /// [`Loss`].
+    Loss = 1,
+    /// [`Signal`].
+    Signal = 2,
+    /// [`Exit`].
+    Exit = 3,
+    /// [`Listener`].
+    Listener = 4,
+    /// [`CgroupChange`].
+    Cgroup = 5,
+    /// [`Loss`] again: the refused attempt with this tuple was a probe's.
+    ProbeRefused = 6,
+}
+
+/// Evidence of one lost attempt; the counter has it already.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loss {
+    /// [`Kind::Loss`] or [`Kind::ProbeRefused`].
+    pub kind: u32,
+    /// The pod's slot.
+    pub slot: u32,
+    /// When the attempt was lost; for blackholed ones of this machine's own clients, when it was made.
+    pub at_ns: u64,
+    /// The slot's generation.
+    pub generation: u32,
+    /// Index of the container that listens on the port, or [`NONE`].
+    pub container: u32,
+    /// The client's address.
+    pub peer: [u8; 16],
+    /// The pod's address.
+    pub local: [u8; 16],
+    /// The client's port.
+    pub peer_port: u16,
+    /// The pod's port.
+    pub local_port: u16,
+    /// Number of the request on its connection, from 1.
+    pub request: u32,
+    /// Bytes received and never read.
+    pub unread: u32,
+    /// Bytes written and not acknowledged.
+    pub unacked: u32,
+    /// [`crate::class::Class`].
+    pub class: u8,
+    /// [`crate::class::Confidence`].
+    pub confidence: u8,
+    /// [`crate::class::Phase`] in which it was lost.
+    pub phase: u8,
+    /// Bits `LOSS_*`.
+    pub flags: u8,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// The attempt arrived late (else it was in flight at the stop).
+pub const LOSS_LATE: u8 = 1;
+/// Its connection arrived late.
+pub const LOSS_LATE_CONNECTION: u8 = 2;
+/// The client's FIN had come before.
+pub const LOSS_CLIENT_FIN: u8 = 4;
+
+/// A signal to a container's init, or one that stops it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signal {
+    /// [`Kind::Signal`].
+    pub kind: u32,
+    /// Index of the container.
+    pub container: u32,
+    /// When it was generated.
+    pub at_ns: u64,
+    /// The slot.
+    pub slot: u32,
+    /// The slot's generation.
+    pub generation: u32,
+    /// Signal number.
+    pub signal: u32,
+    /// 1: ignored by the target (`TRACE_SIGNAL_IGNORED`).
+    pub ignored: u32,
+    /// Open inbound connections of the pod at this moment.
+    pub open: u64,
+}
+
+/// Exit of a container's init.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exit {
+    /// [`Kind::Exit`].
+    pub kind: u32,
+    /// Index of the container.
+    pub container: u32,
+    /// When.
+    pub at_ns: u64,
+    /// The slot.
+    pub slot: u32,
+    /// The slot's generation.
+    pub generation: u32,
+    /// As wait(2) has it: `code << 8`, or the number of the signal that killed it.
+    pub status: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Open inbound connections of the pod at this moment.
+    pub open: u64,
+}
+
+/// A listener came or went.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listener {
+    /// [`Kind::Listener`].
+    pub kind: u32,
+    /// Index of the container, or [`NONE`].
+    pub container: u32,
+    /// When.
+    pub at_ns: u64,
+    /// The slot.
+    pub slot: u32,
+    /// The slot's generation.
+    pub generation: u32,
+    /// Local port.
+    pub port: u16,
+    /// 1: entered LISTEN, 0: left it.
+    pub open: u16,
+    /// Listeners left on this port.
+    pub listeners: u32,
+}
+
+/// A cgroup was made or removed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CgroupChange {
+    /// [`Kind::Cgroup`].
+    pub kind: u32,
+    /// 1: made, 0: removed.
+    pub made: u32,
+    /// When.
+    pub at_ns: u64,
+    /// Its id (inode number of the directory).
+    pub id: u64,
+    /// Path below the hierarchy's root, ended by a zero byte.
+    pub path: [u8; PATH_BYTES],
+}
+
+macro_rules! unpadded {
+    ($($name:ident = $bytes:expr;)*) => { $( const _: () = assert!(size_of::<$name>() == $bytes); )* };
+}
+unpadded! {
+    Slot = 8;
+    Container = 24;
+    PortKey = 8;
+    Port = 32;
+    SlotRef = 8;
+    Tuple = 40;
+    Closed = 24;
+    Loss = 80;
+    Signal = 40;
+    Exit = 40;
+    Listener = 32;
+    CgroupChange = 280;
+}
+const _: () = assert!(size_of::<Counters>() == 8 * (60 + 6 + 4 + 4 + 3 + 6));

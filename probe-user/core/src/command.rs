@@ -1,0 +1,68 @@
+//! Kernel-map changes that the core asks for: the one arrow back from conclusions to facts. The agent's `kernel` module
+//! applies them in order; a failed one comes back as an anomaly event.
+
+use probe_ebpf::wire::SlotRef;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// Give a slot to a pod: its generation is written, its counters are zeroed.
+    WatchSlot {
+        /// Slot and new generation.
+        slot: SlotRef,
+    },
+    /// Set the slot's `deleting` flag.
+    MarkDeleting {
+        /// Slot and generation.
+        slot: SlotRef,
+    },
+    /// Take the slot back: its namespaces, ports, addresses and closed tuples are removed, generation 0 is written.
+    ForgetSlot {
+        /// Slot and generation.
+        slot: SlotRef,
+    },
+    /// The address belongs to the slot from now on (an earlier owner loses it).
+    AddAddress {
+        /// Address.
+        address: IpAddr,
+        /// Slot and generation.
+        slot: SlotRef,
+    },
+    /// The address belongs to nobody. Only applied while it still names this slot.
+    RemoveAddress {
+        /// Address.
+        address: IpAddr,
+        /// Slot and generation.
+        slot: SlotRef,
+    },
+    /// A port of the pod's spec, its services or its probes.
+    AddPort {
+        /// Slot and generation.
+        slot: SlotRef,
+        /// The pod shares the node's network namespace.
+        host_network: bool,
+        /// Port.
+        port: u16,
+        /// A probe of its spec goes there.
+        probe: bool,
+    },
+    /// A container's cgroup gets an index.
+    AddContainer {
+        /// Index in the table of containers.
+        container: u32,
+        /// Cgroup id.
+        cgroup: u64,
+        /// Slot and generation.
+        slot: SlotRef,
+    },
+    /// The index is free again.
+    ForgetContainer {
+        /// Index in the table of containers.
+        container: u32,
+        /// Cgroup id.
+        cgroup: u64,
+    },
+}

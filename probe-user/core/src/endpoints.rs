@@ -1,0 +1,299 @@
+//! Services and EndpointSlices, and what they say of one pod: by targetRef uid over all slices of a service, for
+//! endpoints move between slices (absent in one is not removed) and may be in two at once.
+
+use crate::event::{Key, Service, Slice};
+use crate::time::Mono;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A change of conditions up to so long before the deletion was seen is taken for its effect: the two come by different
+/// watches.
+const WATCH_SKEW_NS: u64 = 1_000_000_000;
+
+/// What all slices of one service say of one pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Status {
+    pub(crate) present: bool,
+    pub(crate) ready: bool,
+    pub(crate) serving: bool,
+    pub(crate) terminating: bool,
+}
+
+/// The history of one pod in one service.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Membership {
+    pub(crate) now: Status,
+    not_ready: Option<Change>,
+    unserving: Option<Change>,
+    gone: Option<Change>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Change {
+    at: Mono,
+    terminating: bool,
+}
+
+impl Membership {
+    /// Takes the newest status.
+    pub(crate) fn update(&mut self, at: Mono, now: Status) {
+        let change = Change { at, terminating: now.terminating };
+        let step = |slot: &mut Option<Change>, was: bool, is: bool| {
+            if is {
+                *slot = None;
+            } else if was {
+                *slot = Some(change);
+            }
+        };
+        step(&mut self.not_ready, self.now.ready, now.ready);
+        step(&mut self.unserving, self.now.serving, now.serving);
+        step(&mut self.gone, self.now.present, now.present);
+        self.now = now;
+    }
+}
+
+/// Which change of the conditions is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stage {
+    NotReady,
+    Unserving,
+    Gone,
+}
+
+/// When the pod's endpoint reached the stage in the slowest of its services, as an effect of what began at `since`.
+/// `None` while one of them has not, and without a service.
+pub(crate) fn reached<'a>(
+    memberships: impl Iterator<Item = &'a Membership>,
+    stage: Stage,
+    since: Mono,
+) -> Option<Mono> {
+    let mut slowest = None;
+    for membership in memberships {
+        let (change, still) = match stage {
+            Stage::NotReady => (membership.not_ready, membership.now.ready),
+            Stage::Unserving => (membership.unserving, membership.now.serving),
+            Stage::Gone => (membership.gone, membership.now.present),
+        };
+        if still {
+            return None;
+        }
+        let effect = change.filter(|change| change.terminating || change.at.after(WATCH_SKEW_NS) >= since);
+        slowest = slowest.max(effect.map(|change| change.at));
+    }
+    slowest
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Flags {
+    headless: bool,
+    publish_not_ready: bool,
+}
+
+/// All services and slices of the namespaces that have a local pod.
+#[derive(Debug, Default)]
+pub(crate) struct Endpoints {
+    services: BTreeMap<Key, Flags>,
+    slices: BTreeMap<Key, Slice>,
+    by_service: BTreeMap<Key, BTreeSet<String>>,
+    count: usize,
+}
+
+/// An object did not fit.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
+impl Endpoints {
+    pub(crate) fn put_service(&mut self, service: &Service, objects: usize) -> Result<(), Full> {
+        if self.services.len() >= objects && !self.services.contains_key(&service.key) {
+            return Err(Full);
+        }
+        let flags = Flags { headless: service.headless, publish_not_ready: service.publish_not_ready };
+        self.services.insert(service.key.clone(), flags);
+        Ok(())
+    }
+
+    pub(crate) fn remove_service(&mut self, key: &Key) {
+        self.services.remove(key);
+    }
+
+    /// Takes a slice; tells which services it touches (it may have belonged to another).
+    pub(crate) fn put_slice(&mut self, slice: Slice, objects: usize, endpoints: usize) -> Result<BTreeSet<Key>, Full> {
+        let old = self.slices.get(&slice.key).map_or(0, |old| old.endpoints.len());
+        let is_new = !self.slices.contains_key(&slice.key);
+        if (is_new && self.slices.len() >= objects) || self.count - old + slice.endpoints.len() > endpoints {
+            return Err(Full);
+        }
+        let mut touched = self.remove_slice(&slice.key);
+        let service = service_of(&slice);
+        self.by_service.entry(service.clone()).or_default().insert(slice.key.name.clone());
+        touched.insert(service);
+        self.count += slice.endpoints.len();
+        self.slices.insert(slice.key.clone(), slice);
+        Ok(touched)
+    }
+
+    /// Forgets a slice; tells which service it belonged to.
+    pub(crate) fn remove_slice(&mut self, key: &Key) -> BTreeSet<Key> {
+        let mut touched = BTreeSet::new();
+        if let Some(old) = self.slices.remove(key) {
+            self.count -= old.endpoints.len();
+            let service = service_of(&old);
+            if let Some(names) = self.by_service.get_mut(&service) {
+                names.remove(&key.name);
+                if names.is_empty() {
+                    self.by_service.remove(&service);
+                }
+            }
+            touched.insert(service);
+        }
+        touched
+    }
+
+    fn slices_of(&self, service: &Key) -> impl Iterator<Item = &Slice> + '_ {
+        let namespace = service.namespace.clone();
+        self.by_service.get(service).into_iter().flatten().filter_map(move |name| {
+            self.slices.get(&Key { namespace: namespace.clone(), name: name.clone() })
+        })
+    }
+
+    /// What the slices of a service say of a pod.
+    pub(crate) fn status(&self, service: &Key, uid: &str) -> Status {
+        let mut status = Status::default();
+        for endpoint in self.slices_of(service).flat_map(|slice| &slice.endpoints).filter(|e| e.pod_uid == uid) {
+            status.present = true;
+            status.ready |= endpoint.ready;
+            status.serving |= endpoint.serving;
+            status.terminating |= endpoint.terminating;
+        }
+        status
+    }
+
+    /// The ports on which a service reaches a pod.
+    pub(crate) fn ports(&self, service: &Key, uid: &str) -> BTreeSet<u16> {
+        self.slices_of(service)
+            .filter(|slice| slice.endpoints.iter().any(|endpoint| endpoint.pod_uid == uid))
+            .flat_map(|slice| slice.ports.iter().copied())
+            .collect()
+    }
+
+    /// The services of a namespace that have the pod in a slice.
+    pub(crate) fn services_of(&self, namespace: &str, uid: &str) -> BTreeSet<Key> {
+        let first = Key { namespace: namespace.to_owned(), name: String::new() };
+        self.slices
+            .range(first..)
+            .take_while(|(key, _)| key.namespace == namespace)
+            .filter(|(_, slice)| slice.endpoints.iter().any(|endpoint| endpoint.pod_uid == uid))
+            .map(|(_, slice)| service_of(slice))
+            .collect()
+    }
+
+    /// True if the service proxy sends traffic to this terminating endpoint on purpose: the Service publishes
+    /// not-ready addresses, or it has no ready endpoint left and this one still serves. A headless one has no proxy.
+    pub(crate) fn is_fallback(&self, service: &Key, status: Status) -> bool {
+        let Some(flags) = self.services.get(service) else { return false };
+        if flags.headless || !status.present {
+            return false;
+        }
+        flags.publish_not_ready
+            || (status.serving
+                && status.terminating
+                && !self.slices_of(service).flat_map(|slice| &slice.endpoints).any(|endpoint| endpoint.ready))
+    }
+}
+
+fn service_of(slice: &Slice) -> Key {
+    Key { namespace: slice.key.namespace.clone(), name: slice.service.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Endpoint;
+
+    fn key(name: &str) -> Key {
+        Key { namespace: "shop".to_owned(), name: name.to_owned() }
+    }
+
+    fn slice(name: &str, endpoints: &[(&str, bool, bool, bool)]) -> Slice {
+        let endpoints = endpoints
+            .iter()
+            .map(|(uid, ready, serving, terminating)| Endpoint {
+                pod_uid: (*uid).to_owned(),
+                ready: *ready,
+                serving: *serving,
+                terminating: *terminating,
+            })
+            .collect();
+        Slice { key: key(name), service: "api".to_owned(), ports: vec![8080], endpoints }
+    }
+
+    #[test]
+    fn a_pod_is_ready_while_any_slice_says_so() {
+        let mut all = Endpoints::default();
+        assert!(all.put_slice(slice("api-1", &[("u", true, true, false)]), 9, 9).is_ok());
+        assert!(all.put_slice(slice("api-2", &[("u", false, true, true)]), 9, 9).is_ok());
+        assert!(all.status(&key("api"), "u").ready);
+        all.remove_slice(&key("api-1"));
+        assert_eq!(
+            all.status(&key("api"), "u"),
+            Status { present: true, ready: false, serving: true, terminating: true }
+        );
+        assert_eq!(all.services_of("shop", "u"), BTreeSet::from([key("api")]));
+        assert_eq!(all.ports(&key("api"), "u"), BTreeSet::from([8080]));
+    }
+
+    #[test]
+    fn fallback_is_traffic_that_the_proxy_sends_on_purpose() {
+        let mut all = Endpoints::default();
+        let service = |headless, publish_not_ready| Service { key: key("api"), headless, publish_not_ready };
+        assert!(all.put_slice(slice("api-1", &[("u", false, true, true)]), 9, 9).is_ok());
+        let status = all.status(&key("api"), "u");
+        assert!(!all.is_fallback(&key("api"), status), "unknown service");
+        assert!(all.put_service(&service(false, false), 9).is_ok());
+        assert!(all.is_fallback(&key("api"), status), "no ready endpoint");
+        assert!(all.put_slice(slice("api-2", &[("v", true, true, false)]), 9, 9).is_ok());
+        assert!(!all.is_fallback(&key("api"), status), "v is ready");
+        assert!(all.put_service(&service(false, true), 9).is_ok());
+        assert!(all.is_fallback(&key("api"), status), "publishes not-ready addresses");
+        assert!(all.put_service(&service(true, true), 9).is_ok());
+        assert!(!all.is_fallback(&key("api"), status), "headless");
+    }
+
+    #[test]
+    fn the_slowest_service_counts_and_a_return_to_ready_takes_the_step_back() {
+        let yes = Status { present: true, ready: true, serving: true, terminating: false };
+        let no = Status { ready: false, terminating: true, ..yes };
+        let mut fast = Membership::default();
+        let mut slow = Membership::default();
+        fast.update(Mono(1), yes);
+        slow.update(Mono(1), yes);
+        fast.update(Mono(10), no);
+        assert_eq!(reached([&fast, &slow].into_iter(), Stage::NotReady, Mono(5)), None);
+        slow.update(Mono(30), no);
+        assert_eq!(reached([&fast, &slow].into_iter(), Stage::NotReady, Mono(5)), Some(Mono(30)));
+        slow.update(Mono(40), yes);
+        assert_eq!(reached([&fast, &slow].into_iter(), Stage::NotReady, Mono(5)), None);
+        slow.update(Mono(50), Status::default());
+        assert_eq!(reached([&fast, &slow].into_iter(), Stage::NotReady, Mono(5)), Some(Mono(50)));
+        assert_eq!(reached([&slow].into_iter(), Stage::Gone, Mono(5)), Some(Mono(50)));
+    }
+
+    #[test]
+    fn what_went_unready_long_before_is_no_effect_of_the_deletion() {
+        let mut membership = Membership::default();
+        membership.update(Mono(1), Status { present: true, ready: true, serving: true, terminating: false });
+        membership.update(Mono(2), Status { present: true, ready: false, serving: false, terminating: false });
+        let late = Mono(WATCH_SKEW_NS * 5);
+        assert_eq!(reached([&membership].into_iter(), Stage::NotReady, late), None);
+        assert_eq!(reached(std::iter::empty(), Stage::NotReady, late), None);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_and_changes_nothing() {
+        let mut all = Endpoints::default();
+        assert!(all.put_slice(slice("a", &[("u", true, true, false)]), 1, 1).is_ok());
+        assert_eq!(all.put_slice(slice("b", &[]), 1, 9), Err(Full));
+        assert_eq!(all.put_slice(slice("a", &[("u", true, true, false), ("v", true, true, false)]), 9, 1), Err(Full));
+        assert!(all.status(&key("api"), "u").ready);
+        assert!(all.put_slice(slice("a", &[("v", true, true, false)]), 1, 1).is_ok());
+    }
+}

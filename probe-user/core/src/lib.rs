@@ -1,0 +1,30 @@
+//! The pure core: facts in, counters, terminations and findings out.
+//!
+//! No clock, I/O, async, logging, randomness or hash order: the same events give the same bytes. It cannot fail: odd
+//! input becomes a counted anomaly.
+#![forbid(unsafe_code)]
+
+pub mod advice;
+pub mod catalogue;
+pub mod command;
+mod conclude;
+mod endpoints;
+mod episode;
+pub mod event;
+pub mod finding;
+mod history;
+mod ledger;
+pub mod limits;
+pub mod monitor;
+mod pods;
+mod reorder;
+mod report;
+mod series;
+mod slots;
+pub mod snapshot;
+pub mod termination;
+#[cfg(test)]
+mod test_data;
+pub mod time;
+mod totals;
+pub mod wallclock;

@@ -1,0 +1,306 @@
+//! What is known of the pods of this node: API facts, cgroups, slot, counters, evidence, and the end that is under way.
+
+use crate::endpoints::Membership;
+use crate::episode::Episode;
+use crate::event::{Loss, Pod};
+use crate::ledger::Ledger;
+use crate::slots::PodIx;
+use crate::time::Mono;
+use crate::totals::WorkloadIx;
+use probe_ebpf::class::Class;
+use probe_ebpf::wire::SlotRef;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Containers of one pod that are kept, past instances until their end is concluded.
+pub(crate) const MAX_CONTAINERS: usize = 64;
+/// Ports of one pod.
+pub(crate) const MAX_PORTS: usize = 256;
+/// Services of one pod.
+pub(crate) const MAX_SERVICES: usize = 64;
+/// Listener closes that one end keeps.
+pub(crate) const MAX_LISTENERS: usize = 64;
+
+/// One container instance, known by its cgroup.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) cgroup: u64,
+    pub(crate) id: String,
+    /// Index in the kernel's table; none if that is full.
+    pub(crate) index: Option<u32>,
+    /// Name in the spec, once a status named its id. The sandbox never has one.
+    pub(crate) name: Option<String>,
+    /// The startup probe had passed, as long as it lived.
+    pub(crate) started: Option<bool>,
+    pub(crate) signal: Option<(Mono, u32)>,
+    pub(crate) ignored: bool,
+    pub(crate) ignored_counted: bool,
+    pub(crate) killed: Option<Mono>,
+    pub(crate) exit: Option<(Mono, u32)>,
+    pub(crate) cgroup_gone: Option<Mono>,
+    /// Its end was reported; it is kept because the kernel side tells the phase of its ports by its index.
+    pub(crate) concluded: bool,
+}
+
+impl Container {
+    pub(crate) fn new(cgroup: u64, id: String, index: Option<u32>) -> Self {
+        Self {
+            cgroup,
+            id,
+            index,
+            name: None,
+            started: None,
+            signal: None,
+            ignored: false,
+            ignored_counted: false,
+            killed: None,
+            exit: None,
+            cgroup_gone: None,
+            concluded: false,
+        }
+    }
+
+    /// Its end as the kernel told it: the exit, or its cgroup's removal if the exit's record was lost.
+    pub(crate) fn ended(&self) -> Option<Mono> {
+        self.exit.map(|(at, _)| at).or(self.cgroup_gone)
+    }
+
+    /// Its first signal, kill or exit.
+    pub(crate) fn stopped(&self) -> Option<Mono> {
+        [self.signal.map(|(at, _)| at), self.killed, self.ended()].into_iter().flatten().min()
+    }
+
+    /// SIGKILL ended it.
+    pub(crate) fn was_killed(&self) -> bool {
+        self.killed.is_some() || self.exit.is_some_and(|(_, status)| status & 0x7f == 9)
+    }
+}
+
+/// A listener that closed with no other left on its port.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unlisten {
+    pub(crate) at: Mono,
+    pub(crate) port: u16,
+    pub(crate) container: Option<u32>,
+}
+
+/// Evidence since the pod's last end was over.
+#[derive(Debug, Default)]
+pub(crate) struct EvidenceLog {
+    pub(crate) items: VecDeque<(Mono, bool, Loss)>,
+    pub(crate) dropped: u64,
+    /// Records received, those of probes included.
+    pub(crate) received: u64,
+    /// Losses whose client is on this node.
+    pub(crate) same_node: u64,
+    pub(crate) last: Option<Mono>,
+}
+
+impl EvidenceLog {
+    /// Adds a record; false if the oldest had to go.
+    pub(crate) fn push(&mut self, at: Mono, same_node: bool, loss: Loss, limit: usize) -> bool {
+        self.received = self.received.saturating_add(1);
+        self.same_node += u64::from(same_node);
+        self.last = self.last.max(Some(at));
+        self.items.push_back((at, same_node, loss));
+        let fits = self.items.len() <= limit;
+        if !fits {
+            self.items.pop_front();
+            self.dropped += 1;
+        }
+        fits
+    }
+
+    /// The refused attempt with this tuple was a probe's.
+    pub(crate) fn withdraw(&mut self, probe: &Loss) {
+        self.received = self.received.saturating_add(1);
+        let is_same =
+            |loss: &Loss| loss.class == Class::Refused && loss.peer == probe.peer && loss.local == probe.local;
+        if let Some(place) = self.items.iter().rposition(|(_, _, loss)| is_same(loss))
+            && let Some((_, same_node, _)) = self.items.remove(place)
+        {
+            self.same_node -= u64::from(same_node);
+        }
+    }
+}
+
+/// One pod.
+#[derive(Debug)]
+pub(crate) struct PodState {
+    pub(crate) ix: PodIx,
+    /// The API's uid; the cgroup's until that is known.
+    pub(crate) uid: String,
+    /// The newest fact; none while only its cgroup is known.
+    pub(crate) fact: Option<Box<Pod>>,
+    pub(crate) workload: Option<WorkloadIx>,
+    pub(crate) slot: Option<SlotRef>,
+    /// It had a slot at some time.
+    pub(crate) was_watched: bool,
+    /// There was none when it came.
+    pub(crate) slot_refused: bool,
+    pub(crate) ports: BTreeMap<u16, bool>,
+    /// By service name.
+    pub(crate) services: BTreeMap<String, Membership>,
+    /// Since when the service proxy sends traffic to it although it is terminating.
+    pub(crate) fallback: Option<Mono>,
+    pub(crate) containers: Vec<Container>,
+    pub(crate) listeners: Vec<Unlisten>,
+    pub(crate) ledger: Ledger,
+    pub(crate) evidence: EvidenceLog,
+    pub(crate) episode: Option<Episode>,
+    /// Was Ready since its containers started last.
+    pub(crate) was_ready: bool,
+    /// First fact with phase Succeeded or Failed.
+    pub(crate) terminal: Option<Mono>,
+    /// First fact in which every container has an exit code.
+    pub(crate) api_exited: Option<Mono>,
+    /// Left the API.
+    pub(crate) gone: Option<Mono>,
+    /// Its end is concluded: nothing of it is of interest any more.
+    pub(crate) done: bool,
+    /// Its slot waits for a last reading since then.
+    pub(crate) releasing: Option<Mono>,
+    /// Its own cgroup.
+    pub(crate) cgroup: Option<u64>,
+    /// What its place in the timer queue is.
+    pub(crate) timer: Option<Mono>,
+}
+
+impl PodState {
+    pub(crate) fn new(ix: PodIx, uid: String) -> Self {
+        Self {
+            ix,
+            uid,
+            fact: None,
+            workload: None,
+            slot: None,
+            was_watched: false,
+            slot_refused: false,
+            ports: BTreeMap::new(),
+            services: BTreeMap::new(),
+            fallback: None,
+            containers: Vec::new(),
+            listeners: Vec::new(),
+            ledger: Ledger::default(),
+            evidence: EvidenceLog::default(),
+            episode: None,
+            was_ready: false,
+            terminal: None,
+            api_exited: None,
+            gone: None,
+            done: false,
+            releasing: None,
+            cgroup: None,
+            timer: None,
+        }
+    }
+
+    /// Containers that take part in the pod's end: those that the API names.
+    pub(crate) fn named(&self) -> impl Iterator<Item = &Container> + '_ {
+        self.containers.iter().filter(|container| container.name.is_some())
+    }
+
+    /// The container with this index.
+    pub(crate) fn container_mut(&mut self, index: u32) -> Option<&mut Container> {
+        self.containers.iter_mut().find(|container| container.index == Some(index))
+    }
+
+    /// A process of it may live.
+    pub(crate) fn is_alive(&self) -> bool {
+        if self.containers.is_empty() {
+            let has_id = |fact: &Pod| fact.containers.iter().any(|status| !status.id.is_empty());
+            return self.terminal.is_none() && self.api_exited.is_none() && self.fact.as_deref().is_some_and(has_id);
+        }
+        self.terminal.is_none() && self.named().any(|container| container.ended().is_none())
+    }
+
+    /// It is being stopped, or its slot waits for the last reading.
+    pub(crate) fn is_terminating(&self) -> bool {
+        self.episode.is_some() || self.releasing.is_some()
+    }
+}
+
+/// The table of pods.
+#[derive(Debug, Default)]
+pub(crate) struct Pods {
+    list: Vec<Option<Box<PodState>>>,
+    free: Vec<PodIx>,
+    by_uid: BTreeMap<String, PodIx>,
+    by_cgroup: BTreeMap<u64, PodIx>,
+}
+
+impl Pods {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.list.len() - self.free.len()
+    }
+
+    pub(crate) fn insert(&mut self, uid: &str) -> PodIx {
+        let ix = self.free.pop().unwrap_or_else(|| {
+            self.list.push(None);
+            self.list.len() - 1
+        });
+        self.list[ix] = Some(Box::new(PodState::new(ix, uid.to_owned())));
+        self.alias(uid, ix);
+        ix
+    }
+
+    /// The pod is known by this uid too.
+    pub(crate) fn alias(&mut self, uid: &str, ix: PodIx) {
+        self.by_uid.insert(uid.to_owned(), ix);
+    }
+
+    pub(crate) fn find(&self, uid: &str) -> Option<PodIx> {
+        self.by_uid.get(uid).copied()
+    }
+
+    pub(crate) fn own_cgroup(&mut self, cgroup: u64, ix: PodIx) {
+        self.by_cgroup.insert(cgroup, ix);
+    }
+
+    pub(crate) fn of_cgroup(&self, cgroup: u64) -> Option<PodIx> {
+        self.by_cgroup.get(&cgroup).copied()
+    }
+
+    pub(crate) fn disown_cgroup(&mut self, cgroup: u64) {
+        self.by_cgroup.remove(&cgroup);
+    }
+
+    pub(crate) fn get(&self, ix: PodIx) -> Option<&PodState> {
+        self.list.get(ix)?.as_deref()
+    }
+
+    pub(crate) fn get_mut(&mut self, ix: PodIx) -> Option<&mut PodState> {
+        self.list.get_mut(ix)?.as_deref_mut()
+    }
+
+    /// Takes a pod out to work on it; [`Self::put`] gives it back.
+    pub(crate) fn take(&mut self, ix: PodIx) -> Option<Box<PodState>> {
+        self.list.get_mut(ix)?.take()
+    }
+
+    pub(crate) fn put(&mut self, pod: Box<PodState>) {
+        let ix = pod.ix;
+        self.list[ix] = Some(pod);
+    }
+
+    /// Forgets a pod that was taken out.
+    pub(crate) fn forget(&mut self, pod: &PodState) {
+        self.by_uid.retain(|_, ix| *ix != pod.ix);
+        self.by_cgroup.retain(|_, ix| *ix != pod.ix);
+        self.free.push(pod.ix);
+    }
+
+    /// Every pod that is in the table now.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &PodState> + '_ {
+        self.list.iter().filter_map(Option::as_deref)
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut PodState> + '_ {
+        self.list.iter_mut().filter_map(Option::as_deref_mut)
+    }
+
+    /// Places of all pods.
+    pub(crate) fn places(&self) -> Vec<PodIx> {
+        self.iter().map(|pod| pod.ix).collect()
+    }
+}

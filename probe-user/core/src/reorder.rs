@@ -1,0 +1,129 @@
+//! The reorder window: sources deliver facts with different delays, so each waits until event time is 100 ms past it and
+//! is then applied in the order of (moment, arrival). Any interleaving inside the window gives the same order.
+//!
+//! It only orders; the caller counts what comes too late and applies it at once.
+
+use crate::event::Event;
+use crate::time::Mono;
+use std::collections::VecDeque;
+
+/// How long an event waits for older ones: above the worst delay between a kernel stamp and its delivery to the core on
+/// a busy node (ring wake-up plus one turn of the driver), below what anybody notices.
+pub(crate) const WINDOW_NS: u64 = 100_000_000;
+
+/// Events that wait, oldest first.
+#[derive(Debug)]
+pub(crate) struct Window {
+    pending: VecDeque<Event>,
+    watermark: Mono,
+    capacity: usize,
+}
+
+impl Window {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { pending: VecDeque::new(), watermark: Mono(0), capacity: capacity.max(1) }
+    }
+
+    /// Takes an event; gives it back if it lies behind what was applied.
+    pub(crate) fn push(&mut self, event: Event) -> Result<(), Event> {
+        if event.at < self.watermark {
+            return Err(event);
+        }
+        let at = event.at;
+        if self.pending.back().is_none_or(|last| last.at <= at) {
+            self.pending.push_back(event);
+        } else {
+            // Nearly sorted input: few events are younger, so few move.
+            let place = self.pending.partition_point(|other| other.at <= at);
+            self.pending.insert(place, event);
+        }
+        Ok(())
+    }
+
+    /// Event time has come to `now`.
+    pub(crate) fn advance(&mut self, now: Mono) {
+        self.watermark = self.watermark.max(Mono(now.0.saturating_sub(WINDOW_NS)));
+    }
+
+    /// True if more events wait than may.
+    pub(crate) fn is_over_full(&self) -> bool {
+        self.pending.len() > self.capacity
+    }
+
+    /// Lets the oldest event be due although its time has not come.
+    pub(crate) fn force_oldest(&mut self) {
+        if let Some(oldest) = self.pending.front() {
+            self.watermark = self.watermark.max(oldest.at);
+        }
+    }
+
+    /// The moment of the oldest event, if it is due.
+    pub(crate) fn due(&self) -> Option<Mono> {
+        self.pending.front().map(|event| event.at).filter(|at| *at <= self.watermark)
+    }
+
+    /// The oldest event.
+    pub(crate) fn pop(&mut self) -> Option<Event> {
+        self.pending.pop_front()
+    }
+
+    /// How many wait.
+    pub(crate) fn len(&self) -> u64 {
+        u64::try_from(self.pending.len()).unwrap_or(u64::MAX)
+    }
+
+    /// Up to here everything is applied.
+    pub(crate) fn watermark(&self) -> Mono {
+        self.watermark
+    }
+
+    /// When the oldest event will be due.
+    pub(crate) fn next_due(&self) -> Option<Mono> {
+        self.pending.front().map(|event| event.at.after(WINDOW_NS))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Fact;
+
+    fn event(at: u64, mark: i64) -> Event {
+        Event { at: Mono(at), fact: Fact::Clock { unix_ns: mark } }
+    }
+
+    fn drain(window: &mut Window) -> Vec<u64> {
+        let mut out = Vec::new();
+        while window.due().is_some() {
+            out.extend(window.pop().map(|event| event.at.0));
+        }
+        out
+    }
+
+    #[test]
+    fn events_leave_by_time_and_those_behind_are_given_back() {
+        let mut window = Window::new(10);
+        for at in [50, 20, 30] {
+            assert!(window.push(event(at, 0)).is_ok());
+        }
+        assert_eq!(drain(&mut window), Vec::<u64>::new());
+        window.advance(Mono(WINDOW_NS + 30));
+        assert_eq!(drain(&mut window), [20, 30]);
+        assert!(window.push(event(29, 0)).is_err());
+        assert!(window.push(event(30, 0)).is_ok());
+        assert_eq!(drain(&mut window), [30]);
+        assert_eq!(window.next_due(), Some(Mono(50 + WINDOW_NS)));
+    }
+
+    #[test]
+    fn a_full_window_lets_the_oldest_go_and_stays_in_order() {
+        let mut window = Window::new(1);
+        assert!(window.push(event(10, 0)).is_ok());
+        assert!(!window.is_over_full());
+        assert!(window.push(event(20, 0)).is_ok());
+        assert!(window.is_over_full());
+        window.force_oldest();
+        assert_eq!(drain(&mut window), [10]);
+        assert!(window.push(event(5, 0)).is_err());
+    }
+}

@@ -1,0 +1,137 @@
+//! The kernel side's tables as the core hands them out: slots for pods, indexes for containers. What was freed goes to
+//! the end of the queue, so that late records of an old owner meet a free entry or another generation.
+
+use crate::time::Mono;
+use probe_ebpf::wire::SlotRef;
+use std::collections::VecDeque;
+
+/// A driver that reads many times a second does so once more before it is told that the slot is gone.
+const LEFTOVER_NS: u64 = 1_000_000_000;
+
+/// Index of a pod in the core's own table.
+pub(crate) type PodIx = usize;
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Entry {
+    generation: u32,
+    pod: Option<PodIx>,
+    released: Mono,
+}
+
+/// The table of slots.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    entries: Vec<Entry>,
+    free: VecDeque<u32>,
+}
+
+impl Slots {
+    pub(crate) fn new(count: u32) -> Self {
+        let entries = (0..count).map(|_| Entry::default()).collect();
+        Self { entries, free: (0..count).collect() }
+    }
+
+    /// Gives a free slot, with a new generation, to a pod.
+    pub(crate) fn take(&mut self, pod: PodIx) -> Option<SlotRef> {
+        let slot = self.free.pop_front()?;
+        let entry = self.entry_mut(slot)?;
+        // 0 means free in the kernel's table.
+        entry.generation = entry.generation.checked_add(1).unwrap_or(1);
+        entry.pod = Some(pod);
+        Some(SlotRef { slot, generation: entry.generation })
+    }
+
+    /// Takes a slot back.
+    pub(crate) fn release(&mut self, slot: SlotRef, at: Mono) {
+        if self.pod_of(slot).is_some()
+            && let Some(entry) = self.entry_mut(slot.slot)
+        {
+            entry.pod = None;
+            entry.released = at;
+            self.free.push_back(slot.slot);
+        }
+    }
+
+    /// The pod that has the slot in this generation.
+    pub(crate) fn pod_of(&self, slot: SlotRef) -> Option<PodIx> {
+        let entry = self.entries.get(usize::try_from(slot.slot).ok()?)?;
+        if entry.generation == slot.generation { entry.pod } else { None }
+    }
+
+    /// True for a reading that was on its way when the slot was taken back.
+    pub(crate) fn is_leftover(&self, slot: SlotRef, at: Mono) -> bool {
+        let entry = usize::try_from(slot.slot).ok().and_then(|slot| self.entries.get(slot));
+        entry.is_some_and(|entry| {
+            entry.generation == slot.generation && entry.pod.is_none() && at.since(entry.released) <= LEFTOVER_NS
+        })
+    }
+
+    /// Slots in use, by number.
+    pub(crate) fn used(&self) -> impl Iterator<Item = (SlotRef, PodIx)> + '_ {
+        (0..).zip(&self.entries).filter_map(|(slot, entry)| {
+            entry.pod.map(|pod| (SlotRef { slot, generation: entry.generation }, pod))
+        })
+    }
+
+    /// How many are in use.
+    pub(crate) fn used_count(&self) -> usize {
+        self.entries.len() - self.free.len()
+    }
+
+    fn entry_mut(&mut self, slot: u32) -> Option<&mut Entry> {
+        self.entries.get_mut(usize::try_from(slot).ok()?)
+    }
+}
+
+/// The indexes of containers.
+#[derive(Debug)]
+pub(crate) struct Indexes {
+    free: VecDeque<u32>,
+}
+
+impl Indexes {
+    pub(crate) fn new(count: u32) -> Self {
+        Self { free: (0..count).collect() }
+    }
+
+    pub(crate) fn take(&mut self) -> Option<u32> {
+        self.free.pop_front()
+    }
+
+    pub(crate) fn release(&mut self, index: u32) {
+        self.free.push_back(index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_reused_last_and_with_another_generation() {
+        let mut slots = Slots::new(2);
+        let first = slots.take(7).unwrap();
+        assert_eq!(slots.pod_of(first), Some(7));
+        slots.release(first, Mono(5));
+        assert!(slots.is_leftover(first, Mono(6)));
+        assert!(!slots.is_leftover(first, Mono(6 + LEFTOVER_NS)));
+        assert_eq!(slots.pod_of(first), None);
+        let second = slots.take(8).unwrap();
+        assert_ne!(second.slot, first.slot);
+        let third = slots.take(9).unwrap();
+        assert_eq!((third.slot, third.generation), (first.slot, first.generation + 1));
+        assert_eq!(slots.pod_of(first), None);
+        assert_eq!(slots.take(10), None);
+        assert_eq!(slots.used_count(), 2);
+    }
+
+    #[test]
+    fn releasing_twice_frees_once() {
+        let mut slots = Slots::new(1);
+        let slot = slots.take(1).unwrap();
+        slots.release(slot, Mono(0));
+        slots.release(slot, Mono(0));
+        assert!(slots.take(2).is_some());
+        assert_eq!(slots.take(3), None);
+    }
+}

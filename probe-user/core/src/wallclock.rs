@@ -1,0 +1,105 @@
+//! From monotonic to wall clock time, by the newest sample, and its text form (RFC 3339 with nanoseconds, UTC).
+
+use crate::time::Mono;
+use serde::{Serialize, Serializer};
+
+/// A jump of the wall clock against the monotonic clock that is counted as a step.
+const STEP_NS: u64 = 1_000_000_000;
+const NS: i64 = 1_000_000_000;
+const DAY: i64 = 86_400;
+
+/// Unix time in nanoseconds; written as RFC 3339 with nine decimals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Timestamp(pub i64);
+
+impl std::fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let seconds = self.0.div_euclid(NS);
+        let (year, month, day) = civil(seconds.div_euclid(DAY));
+        let of_day = seconds.rem_euclid(DAY);
+        let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+        let ns = self.0.rem_euclid(NS);
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ns:09}Z")
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Days since 1970 to year, month and day of the proleptic Gregorian calendar (H. Hinnant, "chrono-compatible low-level
+/// date algorithms", `civil_from_days`).
+fn civil(days: i64) -> (i64, i64, i64) {
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    (year, month, day)
+}
+
+/// Difference between the two clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offset(i64);
+
+impl Offset {
+    /// The wall clock at this moment.
+    pub fn wall(self, at: Mono) -> Timestamp {
+        Timestamp(i64::try_from(at.0).unwrap_or(i64::MAX).saturating_add(self.0))
+    }
+}
+
+/// The newest sample of the wall clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct WallClock {
+    offset: Option<Offset>,
+}
+
+impl WallClock {
+    /// Takes a sample; true if the wall clock stepped since the last one.
+    pub(crate) fn sample(&mut self, at: Mono, unix_ns: i64) -> bool {
+        let offset = unix_ns.saturating_sub(i64::try_from(at.0).unwrap_or(i64::MAX));
+        let stepped = self.offset.is_some_and(|old| old.0.abs_diff(offset) > STEP_NS);
+        self.offset = Some(Offset(offset));
+        stepped
+    }
+
+    /// The difference that holds now; none before the first sample.
+    pub(crate) fn offset(&self) -> Option<Offset> {
+        self.offset
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_read_as_rfc_3339_with_nanoseconds() {
+        for (unix_ns, text) in [
+            (0, "1970-01-01T00:00:00.000000000Z"),
+            (951_782_400_000_000_001, "2000-02-29T00:00:00.000000001Z"),
+            (1_795_305_599_999_999_999, "2026-11-21T23:59:59.999999999Z"),
+            (-1, "1969-12-31T23:59:59.999999999Z"),
+            (i64::MAX, "2262-04-11T23:47:16.854775807Z"),
+            (i64::MIN, "1677-09-21T00:12:43.145224192Z"),
+        ] {
+            assert_eq!(Timestamp(unix_ns).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_step_is_told_from_slewing() {
+        let mut clock = WallClock::default();
+        assert!(!clock.sample(Mono(5), 1_000_000_000_005));
+        assert!(!clock.sample(Mono(10), 1_000_000_000_020));
+        assert!(clock.sample(Mono(20), 1_003_000_000_020));
+        assert_eq!(clock.offset().map(|o| o.wall(Mono(21))), Some(Timestamp(1_003_000_000_021)));
+    }
+}

@@ -1,0 +1,205 @@
+//! The command line: what the user typed, nothing more. Every flag has an environment mirror `DRAINSCOPE_…` and its
+//! default in `--help`. What it means, and whether it fits together, is [`crate::config`]'s to say.
+
+use clap::{Parser, Subcommand, ValueEnum};
+use jiff::SignedDuration;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// What the user typed.
+#[derive(Debug, Parser)]
+#[command(name = "drainscope", version, about, long_about = None, max_term_width = 110)]
+#[command(about = "Shows for every stopped pod whether clients lost requests, how many, and why")]
+pub struct Args {
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the node agent
+    #[command(after_help = AGENT_EXAMPLES)]
+    Agent(AgentArgs),
+    /// Say what works on this node, what does not and how to mend it; needs no cluster
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(CheckArgs),
+}
+
+const AGENT_EXAMPLES: &str = "\
+Examples:
+  # In a DaemonSet: node name from the downward API, credentials of the service account
+  NODE_NAME=node-1 drainscope agent
+
+  # By hand on a node, with a kubeconfig
+  drainscope agent --node-name node-1 --kubeconfig /etc/kubernetes/admin.conf
+
+  # What was lost, while it runs
+  curl -s http://127.0.0.1:10291/api/v1/terminations?lost=true";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  drainscope check
+  drainscope check --kubeconfig ~/.kube/config -o json
+
+Exit status: 0 all works, 1 degraded (the table says what is lost), 2 something needed fails.";
+
+/// Access to the Kubernetes API.
+#[derive(Clone, Debug, clap::Args)]
+pub struct KubeArgs {
+    /// Kubeconfig file; without it the service account of the pod is used
+    #[arg(long, env = "DRAINSCOPE_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Name of this node; falls back to the variable NODE_NAME
+    #[arg(long, env = "DRAINSCOPE_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+}
+
+/// The two servers.
+#[derive(Clone, Debug, clap::Args)]
+pub struct HttpArgs {
+    /// Address of /metrics, /livez and /readyz
+    #[arg(long, env = "DRAINSCOPE_LISTEN", value_name = "ADDR:PORT", default_value = "[::]:10290")]
+    pub listen: SocketAddr,
+    /// Address of the API and /status (they show clients' addresses: keep it on loopback)
+    #[arg(long, env = "DRAINSCOPE_API_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:10291")]
+    pub api_listen: SocketAddr,
+}
+
+/// Log output, on stderr.
+#[derive(Clone, Debug, clap::Args)]
+pub struct LogArgs {
+    /// Least severe level that is logged; debug and below switch on the kernel programs' log too
+    #[arg(long, env = "DRAINSCOPE_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    pub log_level: LogLevel,
+    /// Form of the log lines
+    #[arg(long, env = "DRAINSCOPE_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// Flags of `agent`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct AgentArgs {
+    /// Kubernetes API.
+    #[command(flatten)]
+    pub kube: KubeArgs,
+    /// Servers.
+    #[command(flatten)]
+    pub http: HttpArgs,
+    /// Root of cgroupfs, or of the subtree that this agent keeps to
+    #[arg(long, env = "DRAINSCOPE_CGROUP_ROOT", value_name = "DIR", default_value = "/sys/fs/cgroup")]
+    pub cgroup_root: PathBuf,
+    /// How many ended terminations are kept for the API
+    #[arg(long, env = "DRAINSCOPE_HISTORY", value_name = "N", default_value_t = 512)]
+    pub history: usize,
+    /// Most series of workloads that /metrics shows; the rest falls under `~other`
+    #[arg(long, env = "DRAINSCOPE_SERIES_LIMIT", value_name = "N", default_value_t = 5000)]
+    pub series_limit: usize,
+    /// How long a workload's series outlive its last pod here
+    #[arg(long, env = "DRAINSCOPE_SERIES_TTL", value_name = "DURATION", default_value = "10m")]
+    pub series_ttl: SignedDuration,
+    /// How long it serves on after its own SIGTERM while other pods are left on the node
+    #[arg(long, env = "DRAINSCOPE_GRACE", value_name = "DURATION", default_value = "25s")]
+    pub grace: SignedDuration,
+    /// Log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Flags of `check`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CheckArgs {
+    /// Kubernetes API.
+    #[command(flatten)]
+    pub kube: KubeArgs,
+    /// Root of cgroupfs
+    #[arg(long, env = "DRAINSCOPE_CGROUP_ROOT", value_name = "DIR", default_value = "/sys/fs/cgroup")]
+    pub cgroup_root: PathBuf,
+    /// Form of the result on stdout
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub output: Output,
+}
+
+/// `--log-level`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum LogLevel {
+    /// Only what the agent cannot do.
+    Error,
+    /// And what is degraded.
+    Warn,
+    /// And terminations and findings.
+    Info,
+    /// And what the sources do; kernel programs log too.
+    Debug,
+    /// And each step.
+    Trace,
+}
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `--output` of `check`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_agent_flag_has_an_environment_mirror() {
+        let command = Args::command();
+        let agent = command.find_subcommand("agent").expect("there is an agent");
+        for arg in agent.get_arguments().filter(|arg| arg.get_id() != "help") {
+            let expected = format!("DRAINSCOPE_{}", arg.get_id().as_str().to_uppercase());
+            assert_eq!(
+                arg.get_env().and_then(|name| name.to_str()),
+                Some(expected.as_str()),
+                "{}",
+                arg.get_id()
+            );
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let parsed = Args::try_parse_from(["drainscope", "agent", "--node-name", "n"]).expect("parses");
+        let Command::Agent(agent) = parsed.command else { panic!("not agent") };
+        assert_eq!(agent.http.listen.to_string(), "[::]:10290");
+        assert_eq!(agent.http.api_listen.to_string(), "127.0.0.1:10291");
+        assert_eq!((agent.history, agent.series_limit), (512, 5000));
+        assert_eq!(agent.series_ttl, SignedDuration::from_mins(10));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for line in [
+            &["drainscope"][..],
+            &["drainscope", "agent", "--listen", "10290"],
+            &["drainscope", "agent", "--history", "-1"],
+            &["drainscope", "agent", "--series-ttl", "soon"],
+            &["drainscope", "agent", "--log-level", "loud"],
+            &["drainscope", "check", "-o", "yaml"],
+        ] {
+            assert!(Args::try_parse_from(line).is_err(), "{line:?}");
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! What the flags mean: validated once, immutable afterwards. Reads the environment only through the function it is
+//! given; opens nothing.
+
+use crate::args::{AgentArgs, LogLevel};
+use jiff::SignedDuration;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use thiserror::Error;
+
+/// Most terminations that `--history` can keep: each may hold 1,000 pieces of evidence.
+const HISTORY_MAX: usize = 10_000;
+/// Most series: what one scrape of a Prometheus with default limits takes without complaint.
+const SERIES_MAX: usize = 100_000;
+/// Fewest series with which one workload fits (interface: at most 300 each).
+const SERIES_MIN: usize = 300;
+/// Longest `--series-ttl` and `--grace`.
+const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// A flag that makes no sense; the agent exits with status 2.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum ConfigError {
+    /// Nobody said which node this is.
+    #[error(
+        "the node's name is not known: pass --node-name, or set NODE_NAME from the downward API (spec.nodeName)"
+    )]
+    NoNodeName,
+    /// Not a name that a Node can have.
+    #[error("--node-name {0:?} is no node name (lower-case letters, digits, '-' and '.', at most 253)")]
+    BadNodeName(String),
+    /// Both servers on one address.
+    #[error("--listen and --api-listen are both {0}: give them different ports")]
+    SameAddress(SocketAddr),
+    /// Number out of range.
+    #[error("{flag} {value} is out of range: {min} to {max}")]
+    OutOfRange {
+        /// The flag.
+        flag: &'static str,
+        /// What was typed.
+        value: String,
+        /// Least.
+        min: String,
+        /// Most.
+        max: String,
+    },
+    /// Relative path.
+    #[error("{flag} {} must be an absolute path", path.display())]
+    RelativePath {
+        /// The flag.
+        flag: &'static str,
+        /// What was typed.
+        path: PathBuf,
+    },
+}
+
+/// The agent's configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node.
+    pub node_name: String,
+    /// Kubeconfig; else in-cluster.
+    pub kubeconfig: Option<PathBuf>,
+    /// Metrics and health.
+    pub listen: SocketAddr,
+    /// API and status.
+    pub api_listen: SocketAddr,
+    /// cgroupfs or a subtree of it.
+    pub cgroup_root: PathBuf,
+    /// Ended terminations kept.
+    pub history: usize,
+    /// Most series of workloads.
+    pub series_limit: usize,
+    /// How long series outlive their workload.
+    pub series_ttl: Duration,
+    /// How long to serve after the own SIGTERM.
+    pub grace: Duration,
+    /// Kernel programs log too.
+    pub kernel_log: bool,
+}
+
+impl Config {
+    /// Validates the flags; `env` looks a variable up.
+    pub fn new(args: &AgentArgs, env: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let node_name = node_name(args.kube.node_name.clone(), env)?;
+        let (listen, api_listen) = (args.http.listen, args.http.api_listen);
+        if listen == api_listen && listen.port() != 0 {
+            return Err(ConfigError::SameAddress(listen));
+        }
+        if !args.cgroup_root.is_absolute() {
+            return Err(ConfigError::RelativePath { flag: "--cgroup-root", path: args.cgroup_root.clone() });
+        }
+        Ok(Self {
+            node_name,
+            kubeconfig: args.kube.kubeconfig.clone(),
+            listen,
+            api_listen,
+            cgroup_root: args.cgroup_root.clone(),
+            history: within("--history", args.history, 1, HISTORY_MAX)?,
+            series_limit: within("--series-limit", args.series_limit, SERIES_MIN, SERIES_MAX)?,
+            series_ttl: duration("--series-ttl", args.series_ttl, Duration::from_secs(1))?,
+            grace: duration("--grace", args.grace, Duration::ZERO)?,
+            kernel_log: args.log.log_level >= LogLevel::Debug,
+        })
+    }
+}
+
+fn node_name(typed: Option<String>, env: impl Fn(&str) -> Option<String>) -> Result<String, ConfigError> {
+    let name =
+        typed.or_else(|| env("NODE_NAME")).filter(|name| !name.is_empty()).ok_or(ConfigError::NoNodeName)?;
+    if crate::kube::names::is_subdomain(&name) { Ok(name) } else { Err(ConfigError::BadNodeName(name)) }
+}
+
+fn within(flag: &'static str, value: usize, min: usize, max: usize) -> Result<usize, ConfigError> {
+    if (min..=max).contains(&value) {
+        return Ok(value);
+    }
+    Err(ConfigError::OutOfRange {
+        flag,
+        value: value.to_string(),
+        min: min.to_string(),
+        max: max.to_string(),
+    })
+}
+
+fn duration(flag: &'static str, value: SignedDuration, min: Duration) -> Result<Duration, ConfigError> {
+    match Duration::try_from(value) {
+        Ok(duration) if (min..=DURATION_MAX).contains(&duration) => Ok(duration),
+        _ => Err(ConfigError::OutOfRange {
+            flag,
+            value: format!("{value:#}"),
+            min: format!("{} s", min.as_secs()),
+            max: format!("{} h", DURATION_MAX.as_secs() / 3600),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Args, Command};
+    use clap::Parser as _;
+
+    fn config(flags: &[&str], node_env: Option<&str>) -> Result<Config, ConfigError> {
+        let parsed = Args::try_parse_from(["drainscope", "agent"].iter().chain(flags)).expect("parses");
+        let Command::Agent(agent) = parsed.command else { panic!("not agent") };
+        Config::new(&agent, |name| (name == "NODE_NAME").then_some(node_env).flatten().map(str::to_owned))
+    }
+
+    #[test]
+    fn the_node_name_comes_from_the_flag_then_from_the_downward_api() {
+        assert_eq!(config(&["--node-name", "a"], Some("b")).expect("valid").node_name, "a");
+        assert_eq!(config(&[], Some("b.example")).expect("valid").node_name, "b.example");
+        assert_eq!(config(&[], None).expect_err("missing"), ConfigError::NoNodeName);
+        assert_eq!(config(&[], Some("")).expect_err("empty"), ConfigError::NoNodeName);
+        let error = config(&["--node-name", "a&limit=1"], None).expect_err("not a name");
+        assert_eq!(error, ConfigError::BadNodeName("a&limit=1".into()));
+    }
+
+    #[test]
+    fn fields_that_do_not_fit_together_are_named() {
+        let same =
+            config(&["--node-name", "n", "--listen", "127.0.0.1:1", "--api-listen", "127.0.0.1:1"], None);
+        assert!(matches!(same, Err(ConfigError::SameAddress(_))), "{same:?}");
+        let any =
+            config(&["--node-name", "n", "--listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0"], None);
+        assert!(any.is_ok(), "port 0 is two ports");
+    }
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        for (flag, value) in [
+            ("--history", "0"),
+            ("--history", "10001"),
+            ("--series-limit", "299"),
+            ("--series-ttl", "0s"),
+            ("--series-ttl", "25h"),
+            ("--grace", "-1s"),
+        ] {
+            let error = config(&["--node-name", "n", &format!("{flag}={value}")], None).expect_err(value);
+            assert!(error.to_string().starts_with(flag), "{error}");
+        }
+        let error = config(&["--node-name", "n", "--cgroup-root", "cgroup"], None).expect_err("relative");
+        assert_eq!(error.to_string(), "--cgroup-root cgroup must be an absolute path");
+    }
+}

@@ -1,0 +1,365 @@
+//! The one task that owns the core and the kernel side. Facts come in by a bounded queue (API), the ring (kernel records)
+//! and readings of the counters; changes of the kernel's maps, log lines and answers to the servers go out. It draws no
+//! conclusion of its own and waits for nothing but its inputs.
+
+pub mod pulse;
+pub mod query;
+
+use crate::clock::{mono_now, unix_now_ns};
+use crate::decode::{self, decode};
+use crate::host::cgroup::{self, Hierarchy};
+use crate::journal::Journal;
+use crate::kernel::{Kernel, Ring};
+use probe_core::event::{Anomaly, Event, Fact};
+use probe_core::limits::SECOND;
+use probe_core::monitor::Monitor;
+use probe_core::termination::{Filter, State, Termination};
+use probe_core::time::Mono;
+use probe_ebpf::wire::anomaly;
+use pulse::{OtherPods, Pulse};
+use query::{Handle, KernelNow, Observation, Query};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, watch};
+
+/// Facts that wait between sources and core; a full queue slows the sources down, nothing is dropped.
+pub const EVENT_QUEUE: usize = 1024;
+/// Facts and ring records that are taken in one turn, so that none starves the others.
+const BATCH: usize = 256;
+/// Between readings of the slots of stopping pods.
+const TERMINATING_NS: u64 = SECOND / 4;
+/// Between readings of all slots and of the kernel side's anomalies.
+const ALL_NS: u64 = SECOND;
+/// Between samples of the wall clock, and sweeps of the memory of closed connections.
+const SLOW_NS: u64 = 10 * SECOND;
+/// A change of the wall clock against the monotonic one that is sampled at once: well below what the core calls a step.
+const CLOCK_SLIP_NS: u64 = SECOND / 10;
+
+/// What the driver is made of.
+pub struct Parts {
+    /// The core.
+    pub monitor: Monitor,
+    /// The kernel side, if it loaded.
+    pub kernel: Option<Kernel>,
+    /// The cgroup hierarchy, if there is one.
+    pub hierarchy: Option<Hierarchy>,
+    /// Where conclusions are logged.
+    pub journal: Journal,
+    /// Writes the kernel programs' debug lines to the log, if they are compiled in.
+    pub kernel_log: Option<Box<dyn FnMut() + Send>>,
+    /// Pod that the agent runs in.
+    pub own_pod: Option<String>,
+}
+
+/// What others hold of the driver.
+#[derive(Clone)]
+pub struct Links {
+    /// For questions.
+    pub handle: Handle,
+    /// Where sources send facts.
+    pub sink: mpsc::Sender<Event>,
+    /// Signs of life.
+    pub pulse: Arc<Pulse>,
+    /// How many other pods are left on the node; `None` until known.
+    pub others: watch::Receiver<Option<usize>>,
+}
+
+/// The driver.
+pub struct Driver {
+    monitor: Monitor,
+    kernel: Option<Kernel>,
+    hierarchy: Option<Hierarchy>,
+    journal: Journal,
+    kernel_log: Option<Box<dyn FnMut() + Send>>,
+    events: mpsc::Receiver<Event>,
+    queries: mpsc::Receiver<Query>,
+    pulse: Arc<Pulse>,
+    others: OtherPods,
+    /// Ids of the cgroups that the core knows.
+    cgroups: BTreeSet<u64>,
+    /// Ring records by kind.
+    records: BTreeMap<&'static str, u64>,
+    /// Ring records that were refused, as last read.
+    ring_full: u64,
+    /// Wall clock minus monotonic clock, as last sampled.
+    clock_offset: Option<i128>,
+    ticks: Ticks,
+}
+
+/// When what is due next.
+#[derive(Default)]
+struct Ticks {
+    terminating: Mono,
+    all: Mono,
+    slow: Mono,
+}
+
+impl Driver {
+    /// Puts the driver together and hands out its links. Nothing runs yet.
+    #[must_use]
+    pub fn new(parts: Parts) -> (Self, Links) {
+        let (handle, queries) = Handle::new();
+        let (sink, events) = mpsc::channel(EVENT_QUEUE);
+        let pulse = Arc::new(Pulse::default());
+        let (others, left) = OtherPods::new(parts.own_pod);
+        let links = Links { handle, sink, pulse: Arc::clone(&pulse), others: left };
+        let driver = Self {
+            monitor: parts.monitor,
+            kernel: parts.kernel,
+            hierarchy: parts.hierarchy,
+            journal: parts.journal,
+            kernel_log: parts.kernel_log,
+            events,
+            queries,
+            pulse,
+            others,
+            cgroups: BTreeSet::new(),
+            records: BTreeMap::new(),
+            ring_full: 0,
+            clock_offset: None,
+            ticks: Ticks::default(),
+        };
+        (driver, links)
+    }
+
+    /// Runs until `stop` says so; returns the terminations that are not over yet. Dropping the kernel side with it
+    /// detaches every program.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Vec<Termination> {
+        let ring = self.kernel.as_mut().and_then(Kernel::take_ring);
+        let mut ring = ring.and_then(awaited);
+        self.tick(mono_now());
+        self.scan_cgroups();
+        let (mut batch, mut records) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
+        let mut sources_left = true;
+        loop {
+            self.conclude();
+            let wait = self.next_due().since(mono_now());
+            tokio::select! {
+                () = drain(&mut ring, self.hierarchy.as_ref(), &mut self.records, &mut records) => {}
+                count = self.events.recv_many(&mut batch, BATCH), if sources_left => sources_left = count > 0,
+                Some(query) = self.queries.recv() => self.answer(query),
+                () = tokio::time::sleep(Duration::from_nanos(wait)) => {}
+                _ = stop.wait_for(|stop| *stop) => break,
+            }
+            for event in records.drain(..).chain(batch.drain(..)) {
+                self.handle(event);
+            }
+            self.tick(mono_now());
+        }
+        self.read(false);
+        self.monitor.handle_timeout(mono_now());
+        self.conclude();
+        let mut unfinished = self.monitor.terminations(&Filter::default()).items;
+        unfinished.retain(|termination| termination.state != State::Ended);
+        unfinished
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "only cgroups are remembered here")]
+    fn handle(&mut self, event: Event) {
+        self.others.note(&event.fact);
+        match &event.fact {
+            Fact::Cgroup { id, .. } => {
+                self.cgroups.insert(*id);
+            }
+            Fact::CgroupGone { id } => {
+                self.cgroups.remove(id);
+            }
+            _ => {}
+        }
+        self.monitor.handle(event);
+    }
+
+    /// A fact that becomes known here and now.
+    fn note(&mut self, fact: Fact) {
+        self.handle(Event { at: mono_now(), fact });
+    }
+
+    fn next_due(&self) -> Mono {
+        let ticks = self.ticks.terminating.min(self.ticks.all).min(self.ticks.slow);
+        self.monitor.poll_timeout().map_or(ticks, |core| core.min(ticks))
+    }
+
+    fn tick(&mut self, now: Mono) {
+        self.pulse.beat(now);
+        if now >= self.ticks.slow {
+            self.ticks.slow = now.after(SLOW_NS);
+            self.clock_offset = None;
+            if let Some(kernel) = &mut self.kernel {
+                kernel.sweep_closed(now.0);
+            }
+        }
+        if now >= self.ticks.all {
+            self.ticks.all = now.after(ALL_NS);
+            self.ticks.terminating = now.after(TERMINATING_NS);
+            self.sample_clock();
+            self.read(false);
+            self.read_anomalies();
+        } else if now >= self.ticks.terminating {
+            self.ticks.terminating = now.after(TERMINATING_NS);
+            self.read(true);
+            if let Some(flush) = &mut self.kernel_log {
+                flush();
+            }
+        }
+        if self.monitor.poll_timeout().is_some_and(|due| due <= now) {
+            self.monitor.handle_timeout(now);
+        }
+    }
+
+    /// Tells the core the time of day: regularly, and at once when it was set.
+    fn sample_clock(&mut self) {
+        let (at, unix_ns) = (mono_now(), unix_now_ns());
+        let offset = i128::from(unix_ns) - i128::from(at.0);
+        let known = self.clock_offset.is_some_and(|old| old.abs_diff(offset) < u128::from(CLOCK_SLIP_NS));
+        if !known {
+            self.clock_offset = Some(offset);
+            self.handle(Event { at, fact: Fact::Clock { unix_ns } });
+        }
+    }
+
+    fn read(&mut self, only_terminating: bool) {
+        let Some(kernel) = &self.kernel else { return };
+        let mut facts = Vec::new();
+        for watched in self.monitor.slots() {
+            if only_terminating && !watched.terminating {
+                continue;
+            }
+            let at = mono_now();
+            facts.push(match kernel.reading(watched.slot) {
+                Ok(counters) => {
+                    Event { at, fact: Fact::Reading { slot: watched.slot, counters: Box::new(counters) } }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a reading failed");
+                    decode::anomaly(at, Anomaly::StaleSlot)
+                }
+            });
+        }
+        for event in facts {
+            self.handle(event);
+        }
+    }
+
+    fn read_anomalies(&mut self) {
+        let Some(kernel) = &self.kernel else { return };
+        let values = kernel.anomalies();
+        let refused = usize::try_from(anomaly::RING_FULL)
+            .ok()
+            .and_then(|index| values.get(index).copied())
+            .unwrap_or(0);
+        self.note(Fact::KernelAnomalies { values });
+        if refused != self.ring_full {
+            self.ring_full = refused;
+            // Records of new containers may be among the refused ones.
+            self.scan_cgroups();
+        }
+    }
+
+    /// Brings the core's cgroups in line with cgroupfs: at the start, and when records may have been lost.
+    fn scan_cgroups(&mut self) {
+        let Some(hierarchy) = &self.hierarchy else { return };
+        let at = mono_now();
+        let found = cgroup::scan(hierarchy);
+        let there: BTreeSet<u64> = found.iter().map(|one| one.id).collect();
+        let new = found.iter().filter(|one| !self.cgroups.contains(&one.id));
+        let mut facts: Vec<Fact> = new.filter_map(|one| decode::cgroup(one.id, true, &one.what)).collect();
+        facts.extend(self.cgroups.difference(&there).map(|id| Fact::CgroupGone { id: *id }));
+        for fact in facts {
+            self.handle(Event { at, fact });
+        }
+    }
+
+    /// Applies what the core wants done and logs what it has to say.
+    fn conclude(&mut self) {
+        while let Some(command) = self.monitor.poll_command() {
+            let Some(kernel) = &mut self.kernel else { continue };
+            if let Err(error) = kernel.apply(&command) {
+                tracing::warn!(%error, ?command, "a kernel map could not be changed");
+                self.note(Fact::Anomaly { kind: Anomaly::MapWrite, count: 1 });
+            }
+        }
+        while let Some(termination) = self.monitor.poll_ended() {
+            self.journal.termination(&termination);
+        }
+        while let Some(finding) = self.monitor.poll_finding() {
+            self.journal.finding(&finding);
+        }
+    }
+
+    /// Answers; an asker that has gone meanwhile needs none.
+    fn answer(&mut self, query: Query) {
+        match query {
+            Query::Observe { scrape, reply } => {
+                self.read(false);
+                self.read_anomalies();
+                self.monitor.handle_timeout(mono_now());
+                self.conclude();
+                let snapshot = self.monitor.snapshot();
+                let at = snapshot.at;
+                let kernel = self.kernel_now();
+                if reply.send(Observation { snapshot, kernel }).is_ok() && scrape {
+                    self.monitor.scraped(at);
+                }
+            }
+            Query::Terminations(filter, reply) => drop(reply.send(self.monitor.terminations(&filter))),
+            Query::Restarts(filter, reply) => drop(reply.send(self.monitor.restarts(&filter))),
+        }
+    }
+
+    fn kernel_now(&self) -> KernelNow {
+        let Some(kernel) = &self.kernel else { return KernelNow::default() };
+        KernelNow {
+            programs: kernel.programs(),
+            maps: kernel.maps(),
+            records: self.records.clone(),
+            anomalies: anomaly::NAMES.into_iter().zip(kernel.anomalies()).collect(),
+        }
+    }
+}
+
+fn awaited(ring: Ring) -> Option<AsyncFd<Ring>> {
+    // SAFETY: the ring owns its map's descriptor for as long as it lives and always names the same one.
+    match unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) } {
+        Ok(ring) => Some(ring),
+        Err(error) => {
+            tracing::error!(%error, "the ring cannot be waited for: counts go on, evidence does not");
+            None
+        }
+    }
+}
+
+/// Takes records off the ring once there are some; waits for ever without a ring.
+async fn drain(
+    ring: &mut Option<AsyncFd<Ring>>,
+    hierarchy: Option<&Hierarchy>,
+    records: &mut BTreeMap<&'static str, u64>,
+    batch: &mut Vec<Event>,
+) {
+    let Some(ring) = ring else { return std::future::pending().await };
+    let Ok(mut ready) = ring.readable_mut().await else { return std::future::pending().await };
+    let taken = ready.get_inner_mut().drain(BATCH, |bytes| {
+        let event = decode(bytes, hierarchy, mono_now());
+        *records.entry(kind_of(event.as_ref())).or_default() += 1;
+        batch.extend(event);
+    });
+    if taken < BATCH {
+        ready.clear_ready();
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "facts of other sources are not in the ring")]
+fn kind_of(event: Option<&Event>) -> &'static str {
+    match event.map(|event| &event.fact) {
+        Some(Fact::Loss(_)) => "loss",
+        Some(Fact::ProbeRefused(_)) => "probe_refused",
+        Some(Fact::Signal { .. }) => "signal",
+        Some(Fact::Exit { .. }) => "exit",
+        Some(Fact::Listener { .. }) => "listener",
+        Some(Fact::Anomaly { kind: Anomaly::BadRecord, .. }) => "malformed",
+        // Cgroups, those of no pod of this agent included.
+        _ => "cgroup",
+    }
+}

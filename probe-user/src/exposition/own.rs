@@ -1,0 +1,120 @@
+//! The agent's series about itself: build, features, kernel programs, ring, maps, watches, process. In: what the driver
+//! and `/proc` say at one moment. Out: series of the catalogue's agent families.
+
+use crate::host::process::ProcessStats;
+use crate::kernel::{Hook, HookState, MapUsage, ProgramStats};
+use crate::kube::table::kind_name;
+use probe_core::event::WatchKind;
+use probe_core::snapshot::{Series, Value};
+use std::collections::BTreeMap;
+
+/// The agent's version, as `build_info` and `/status` show it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What the agent says of itself.
+#[derive(Default)]
+pub struct Own<'a> {
+    /// Why no kernel program runs, if none does.
+    pub kernel_error: Option<&'a str>,
+    /// Each program and whether it runs.
+    pub hooks: &'a [Hook],
+    /// Why cgroups cannot be followed.
+    pub cgroup_error: Option<&'a str>,
+    /// All watches are in sync, and some are there.
+    pub api_in_sync: bool,
+    /// A first list came in.
+    pub api_seen: bool,
+    /// Programs' runs.
+    pub programs: Vec<ProgramStats>,
+    /// How full the maps are.
+    pub maps: Vec<MapUsage>,
+    /// Ring records by kind.
+    pub records: BTreeMap<&'static str, u64>,
+    /// Age of the newest event of each watched kind, nanoseconds.
+    pub lags: Vec<(WatchKind, u64)>,
+    /// `/proc/self`.
+    pub process: ProcessStats,
+}
+
+impl Own<'_> {
+    /// The series, in no particular order.
+    #[must_use]
+    pub fn series(&self) -> Vec<Series> {
+        let mut out = vec![one("build", &[VERSION], gauge(1))];
+        let kernel = self.kernel_error.is_none() && !self.hooks.is_empty();
+        let whole = kernel && self.hooks.iter().all(|hook| hook.state == HookState::Active);
+        feature(&mut out, "kernel_programs", kernel, whole);
+        feature(&mut out, "cgroups", self.cgroup_error.is_none(), self.cgroup_error.is_none());
+        feature(&mut out, "kubernetes_api", self.api_seen, self.api_in_sync);
+        for hook in self.hooks {
+            let active = hook.state == HookState::Active;
+            feature(&mut out, hook.program, active, active);
+        }
+        for program in &self.programs {
+            out.push(one("ebpf_program_attached", &[program.name], gauge(u64::from(program.attached))));
+            out.push(one("ebpf_program_runs", &[program.name], Value::Counter(program.runs)));
+            out.push(one(
+                "ebpf_program_run_seconds",
+                &[program.name],
+                Value::Seconds(seconds(program.run_ns)),
+            ));
+        }
+        out.extend(
+            self.records.iter().map(|(kind, count)| one("ebpf_events", &[kind], Value::Counter(*count))),
+        );
+        for map in &self.maps {
+            out.push(one("ebpf_map_entries", &[map.name], gauge(map.entries)));
+            out.push(one("ebpf_map_capacity", &[map.name], gauge(map.capacity)));
+        }
+        let lags = self.lags.iter();
+        out.extend(
+            lags.map(|(kind, ns)| one("watch_lag_seconds", &[kind_name(*kind)], Value::Gauge(seconds(*ns)))),
+        );
+        self.process(&mut out);
+        out
+    }
+
+    fn process(&self, out: &mut Vec<Series>) {
+        let ProcessStats {
+            resident_bytes,
+            virtual_bytes,
+            cpu_seconds,
+            start_unix_seconds,
+            open_fds,
+            max_fds,
+            ..
+        } = self.process;
+        let mut add = |family, value: Option<Value>| out.extend(value.map(|value| one(family, &[], value)));
+        add("process_cpu_seconds", cpu_seconds.map(Value::Seconds));
+        add("process_resident_memory_bytes", resident_bytes.map(gauge));
+        add("process_virtual_memory_bytes", virtual_bytes.map(gauge));
+        add("process_open_fds", open_fds.map(gauge));
+        add("process_max_fds", max_fds.map(gauge));
+        add("process_start_time_seconds", start_unix_seconds.map(Value::Gauge));
+    }
+}
+
+fn feature(out: &mut Vec<Series>, name: &str, enabled: bool, whole: bool) {
+    out.push(one("feature_enabled", &[name], gauge(u64::from(enabled))));
+    out.push(one("feature_degraded", &[name], gauge(u64::from(!whole))));
+}
+
+fn one(family: &'static str, labels: &[&str], value: Value) -> Series {
+    Series { family, labels: labels.iter().map(|&label| label.to_owned()).collect(), value, exemplar: None }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "gauges are floats; counts of bytes and entries stay below 2^53"
+)]
+fn gauge(value: u64) -> Value {
+    Value::Gauge(value as f64)
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "nanoseconds beyond 2^53 are a hundred days; their last digits do not matter"
+)]
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}

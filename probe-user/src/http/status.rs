@@ -1,0 +1,104 @@
+//! `/status`: one JSON document that says what runs, what does not and why, and what was lost on the way.
+
+use super::{App, error, json_response};
+use crate::clock::mono_now;
+use crate::exposition::own::VERSION;
+use crate::kernel::HookState;
+use crate::kube::table::kind_name;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use probe_core::snapshot::{Series, Value as Number};
+use serde_json::{Map, Value, json};
+
+/// Families of the core that say what was lost on the way.
+const LOSSES: [&str; 4] = ["anomalies", "attribution_failures", "ebpf_events_lost", "series_dropped"];
+
+/// GET /status.
+pub async fn status(State(app): State<App>) -> Response {
+    let observation = match app.links.handle.observe(false).await {
+        Ok(observation) => observation,
+        Err(why) => return error(StatusCode::SERVICE_UNAVAILABLE, why),
+    };
+    let start = &app.start;
+    let now = mono_now();
+    let hooks: Vec<Value> = start
+        .hooks
+        .iter()
+        .map(|hook| {
+            let (state, why) = state_of(&hook.state);
+            json!({"name": hook.name, "program": hook.program, "feature": hook.feature, "state": state, "why": why})
+        })
+        .collect();
+    let sources: Vec<Value> = app
+        .table
+        .states()
+        .into_iter()
+        .map(|((kind, namespace), watch)| {
+            json!({
+                "name": kind_name(kind),
+                "namespace": namespace,
+                "state": if watch.synced { "active" } else { "failed" },
+                "why": watch.error,
+                "newest_age_seconds": seconds(now.since(watch.newest)),
+                "restarts": watch.restarts,
+            })
+        })
+        .collect();
+    let kernel = &observation.kernel;
+    let maps = kernel
+        .maps
+        .iter()
+        .map(|map| (map.name.to_owned(), json!({"entries": map.entries, "capacity": map.capacity})));
+    json_response(
+        StatusCode::OK,
+        &json!({
+            "version": VERSION,
+            "node": start.node,
+            "uptime_seconds": seconds(now.since(start.at)),
+            "kernel": {
+                "release": std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim_end(),
+                "state": if start.kernel_error.is_some() { "failed" } else { "active" },
+                "why": start.kernel_error,
+            },
+            "cgroups": {"state": if start.cgroup_error.is_some() { "failed" } else { "active" }, "why": start.cgroup_error},
+            "hooks": hooks,
+            "sources": sources,
+            "ring_records": kernel.records,
+            "maps": maps.collect::<Map<_, _>>(),
+            "lost": {
+                "kernel": kernel.anomalies.iter().map(|(name, count)| ((*name).to_owned(), json!(count))).collect::<Map<_, _>>(),
+                "agent": losses(&observation.snapshot.series),
+            },
+        }),
+    )
+}
+
+fn state_of(state: &HookState) -> (&'static str, Option<&str>) {
+    match state {
+        HookState::Active => ("active", None),
+        HookState::Unsupported(why) => ("unsupported", Some(why)),
+        HookState::Failed(why) => ("failed", Some(why)),
+    }
+}
+
+/// The loss counters as `family` or `family/label`.
+fn losses(series: &[Series]) -> Map<String, Value> {
+    let counted = series.iter().filter(|one| LOSSES.contains(&one.family));
+    counted
+        .filter_map(|one| match one.value {
+            Number::Counter(count) => Some((
+                std::iter::once(one.family)
+                    .chain(one.labels.iter().map(String::as_str))
+                    .collect::<Vec<_>>()
+                    .join("/"),
+                json!(count),
+            )),
+            Number::Seconds(_) | Number::Gauge(_) | Number::Histogram { .. } => None,
+        })
+        .collect()
+}
+
+fn seconds(ns: u64) -> f64 {
+    std::time::Duration::from_nanos(ns).as_secs_f64()
+}

@@ -1,0 +1,274 @@
+//! The maps of the kernel programs, typed. Applies the core's commands, reads counters, sweeps what is old. Knows the
+//! layouts only through the wire format.
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use probe_core::command::Command;
+use probe_ebpf::wire::{
+    self, CLOSED_NS, Closed, Container, Counters, HOST_SCOPE, NONE, PORT_DECLARED, PORT_PROBE, Port, PortKey,
+    SLOT_DELETING, Slot, SlotRef, Tuple, anomaly,
+};
+use std::net::IpAddr;
+use thiserror::Error;
+
+/// A map that the object should have cannot be used.
+#[derive(Debug, Error)]
+pub enum TableError {
+    /// It is not there.
+    #[error("the kernel programs have no map {0}")]
+    Missing(&'static str),
+    /// It is of another type or layout.
+    #[error("map {name}: {source}")]
+    Layout {
+        /// Its name.
+        name: &'static str,
+        /// Why.
+        source: MapError,
+    },
+}
+
+/// A change of a map failed; the driver counts it and goes on.
+#[derive(Debug, Error)]
+#[error("{what}: {source}")]
+pub struct ApplyError {
+    what: &'static str,
+    source: MapError,
+}
+
+/// A counter could not be read; the driver counts it and tries again at the next turn.
+#[derive(Debug, Error)]
+#[error("counters of slot {slot}: {source}")]
+pub struct ReadError {
+    slot: u32,
+    source: MapError,
+}
+
+/// A value of the wire format as aya wants it.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Plain<T>(T);
+
+macro_rules! plain {
+    ($($name:ty),*) => { $(
+        // SAFETY: `repr(C)` without padding (asserted in the wire format), valid for any bytes.
+        unsafe impl aya::Pod for Plain<$name> {}
+    )* };
+}
+plain!(Slot, Container, Counters, SlotRef, PortKey, Port, Tuple, Closed);
+
+/// How full a map is.
+pub struct MapUsage {
+    /// Its name.
+    pub name: &'static str,
+    /// Entries in use.
+    pub entries: u64,
+    /// Most entries.
+    pub capacity: u64,
+}
+
+/// Every map that user space touches.
+pub(super) struct Tables {
+    slots: Array<MapData, Plain<Slot>>,
+    counters: Array<MapData, Plain<Counters>>,
+    containers: Array<MapData, Plain<Container>>,
+    cgroups: HashMap<MapData, u64, u32>,
+    namespaces: HashMap<MapData, u64, Plain<SlotRef>>,
+    addresses: HashMap<MapData, [u8; 16], Plain<SlotRef>>,
+    ports: HashMap<MapData, Plain<PortKey>, Plain<Port>>,
+    closed: HashMap<MapData, Plain<Tuple>, Plain<Closed>>,
+    anomalies: Array<MapData, u64>,
+}
+
+fn take<T: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut aya::Ebpf,
+    name: &'static str,
+) -> Result<T, TableError> {
+    let map = ebpf.take_map(name).ok_or(TableError::Missing(name))?;
+    T::try_from(map).map_err(|source| TableError::Layout { name, source })
+}
+
+impl Tables {
+    pub(super) fn of(ebpf: &mut aya::Ebpf) -> Result<Self, TableError> {
+        Ok(Self {
+            slots: take(ebpf, "SLOTS")?,
+            counters: take(ebpf, "COUNTERS")?,
+            containers: take(ebpf, "CONTAINERS")?,
+            cgroups: take(ebpf, "CGROUPS")?,
+            namespaces: take(ebpf, "NAMESPACES")?,
+            addresses: take(ebpf, "ADDRESSES")?,
+            ports: take(ebpf, "PORTS")?,
+            closed: take(ebpf, "CLOSED")?,
+            anomalies: take(ebpf, "ANOMALIES")?,
+        })
+    }
+
+    pub(super) fn apply(&mut self, command: &Command) -> Result<(), ApplyError> {
+        match *command {
+            Command::WatchSlot { slot } => self.watch(slot),
+            Command::MarkDeleting { slot } => {
+                let state = Slot { generation: slot.generation, flags: SLOT_DELETING };
+                self.slots.set(slot.slot, Plain(state), 0).map_err(failed("mark a slot"))
+            }
+            Command::ForgetSlot { slot } => self.forget(slot),
+            Command::AddAddress { address, slot } => {
+                self.addresses.insert(octets(address), Plain(slot), 0).map_err(failed("add an address"))
+            }
+            Command::RemoveAddress { address, slot } => self.remove_address(address, slot),
+            Command::AddPort { slot, host_network, port, probe } => {
+                self.add_port(slot, host_network, port, probe)
+            }
+            Command::AddContainer { container, cgroup, slot } => {
+                let state =
+                    Container { slot: slot.slot, generation: slot.generation, stop_ns: 0, exit_ns: 0 };
+                self.containers.set(container, Plain(state), 0).map_err(failed("add a container"))?;
+                self.cgroups.insert(cgroup, container, 0).map_err(failed("add a cgroup"))
+            }
+            Command::ForgetContainer { container, cgroup } => {
+                let names_it = self.cgroups.get(&cgroup, 0).is_ok_and(|index| index == container);
+                if names_it {
+                    self.cgroups.remove(&cgroup).map_err(failed("remove a cgroup"))?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Counters first, so that nothing is added to the old ones once the generation is valid.
+    fn watch(&mut self, slot: SlotRef) -> Result<(), ApplyError> {
+        self.counters.set(slot.slot, Plain(Counters::default()), 0).map_err(failed("zero counters"))?;
+        let state = Slot { generation: slot.generation, flags: 0 };
+        self.slots.set(slot.slot, Plain(state), 0).map_err(failed("give a slot away"))
+    }
+
+    /// Generation first: from then on no entry that names the slot is valid, and the order of the rest does not matter.
+    fn forget(&mut self, slot: SlotRef) -> Result<(), ApplyError> {
+        self.slots.set(slot.slot, Plain(Slot::default()), 0).map_err(failed("take a slot back"))?;
+        let old = |entry: SlotRef| entry == slot;
+        for key in keys(&self.namespaces, |value| old(value.0)) {
+            self.namespaces.remove(&key).map_err(failed("remove a namespace"))?;
+        }
+        for key in keys(&self.addresses, |value| old(value.0)) {
+            self.addresses.remove(&key).map_err(failed("remove an address"))?;
+        }
+        for key in
+            keys(&self.ports, |value| old(SlotRef { slot: value.0.slot, generation: value.0.generation }))
+        {
+            self.ports.remove(&key).map_err(failed("remove a port"))?;
+        }
+        let tuples: Vec<Plain<Tuple>> =
+            self.closed.keys().filter_map(Result::ok).filter(|tuple| tuple.0.slot == slot.slot).collect();
+        for tuple in tuples {
+            // The kernel removes entries too; what is gone is gone.
+            let _gone = self.closed.remove(&tuple);
+        }
+        Ok(())
+    }
+
+    fn remove_address(&mut self, address: IpAddr, slot: SlotRef) -> Result<(), ApplyError> {
+        let key = octets(address);
+        if self.addresses.get(&key, 0).is_ok_and(|owner| owner.0 == slot) {
+            self.addresses.remove(&key).map_err(failed("remove an address"))?;
+        }
+        Ok(())
+    }
+
+    fn add_port(
+        &mut self,
+        slot: SlotRef,
+        host_network: bool,
+        port: u16,
+        probe: bool,
+    ) -> Result<(), ApplyError> {
+        let scope = if host_network { HOST_SCOPE } else { slot.slot };
+        let key = Plain(PortKey { scope, port, reserved: 0 });
+        let fresh = Port {
+            slot: slot.slot,
+            generation: slot.generation,
+            container: NONE,
+            flags: 0,
+            listeners: 0,
+            half_open: 0,
+            probing: 0,
+        };
+        let mut value = match self.ports.get(&key, 0) {
+            Ok(Plain(known)) if known.slot == slot.slot && known.generation == slot.generation => known,
+            _ => fresh,
+        };
+        value.flags |= PORT_DECLARED | if probe { PORT_PROBE } else { 0 };
+        self.ports.insert(key, Plain(value), 0).map_err(failed("add a port"))
+    }
+
+    pub(super) fn reading(&self, slot: SlotRef) -> Result<Counters, ReadError> {
+        self.counters
+            .get(&slot.slot, 0)
+            .map(|plain| plain.0)
+            .map_err(|source| ReadError { slot: slot.slot, source })
+    }
+
+    /// Values by index of `wire::anomaly::NAMES`; an unreadable one counts as 0.
+    pub(super) fn anomalies(&self) -> Vec<u64> {
+        (0..anomaly::COUNT).map(|index| self.anomalies.get(&index, 0).unwrap_or(0)).collect()
+    }
+
+    /// Forgets tuples that are older than a TIME_WAIT.
+    pub(super) fn sweep(&mut self, now_ns: u64) {
+        let old: Vec<Plain<Tuple>> = self
+            .closed
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(_, closed)| now_ns.saturating_sub(closed.0.at_ns) > CLOSED_NS)
+            .map(|(tuple, _)| tuple)
+            .collect();
+        for tuple in old {
+            // The kernel removes entries too; what is gone is gone.
+            let _gone = self.closed.remove(&tuple);
+        }
+    }
+
+    /// How full the tables are that can fill up by themselves.
+    pub(super) fn usage(&self) -> Vec<MapUsage> {
+        let count = |keys: usize| keys as u64;
+        vec![
+            MapUsage {
+                name: "cgroups",
+                entries: count(self.cgroups.keys().count()),
+                capacity: u64::from(wire::CONTAINERS),
+            },
+            MapUsage {
+                name: "namespaces",
+                entries: count(self.namespaces.keys().count()),
+                capacity: u64::from(wire::ADDRESSES),
+            },
+            MapUsage {
+                name: "addresses",
+                entries: count(self.addresses.keys().count()),
+                capacity: u64::from(wire::ADDRESSES),
+            },
+            MapUsage {
+                name: "ports",
+                entries: count(self.ports.keys().count()),
+                capacity: u64::from(wire::PORTS),
+            },
+            MapUsage {
+                name: "closed",
+                entries: count(self.closed.keys().count()),
+                capacity: u64::from(wire::CLOSED),
+            },
+        ]
+    }
+}
+
+fn keys<K: aya::Pod, V: aya::Pod>(map: &HashMap<MapData, K, V>, wanted: impl Fn(&V) -> bool) -> Vec<K> {
+    map.iter().filter_map(Result::ok).filter(|(_, value)| wanted(value)).map(|(key, _)| key).collect()
+}
+
+fn failed(what: &'static str) -> impl Fn(MapError) -> ApplyError {
+    move |source| ApplyError { what, source }
+}
+
+/// An address as the kernel programs have it: IPv4 mapped.
+fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}

@@ -1,0 +1,15 @@
+//! The Kubernetes API as a source of facts: pods of this node, and Services and EndpointSlices of the namespaces that
+//! have one. Objects are reduced here to what the core needs; nothing else of them is kept. Reads only, and never one
+//! object at a time: the load on the API grows with this node's pods and their namespaces.
+
+pub mod client;
+pub mod names;
+pub mod namespaces;
+pub mod objects;
+pub mod page;
+pub mod reduce;
+pub mod store;
+pub mod stream;
+pub mod table;
+pub mod watch;
+pub mod workload;

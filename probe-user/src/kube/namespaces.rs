@@ -1,0 +1,107 @@
+//! Runs one Service and one EndpointSlice watch for each namespace that has a pod on this node. A namespace whose last pod
+//! left keeps its watches for a while: the slices still change after the pod is gone, and the next pod may come at once.
+
+use crate::clock::mono_now;
+use crate::kube::table::KINDS;
+use crate::kube::watch::{Shared, Watch};
+use probe_core::event::{Anomaly, Event, Fact, WatchHealth, WatchKind};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// Most namespaces that are watched; pods of further ones are watched without their endpoints. The kubelet's limit of
+/// pods per node keeps real nodes below it.
+const NAMESPACES_MAX: usize = 512;
+
+/// The two watches of a namespace.
+struct Active {
+    tasks: [JoinHandle<()>; 2],
+    /// No local pod since then.
+    idle_since: Option<Instant>,
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// Follows `wanted` until its sender or the driver is gone; `linger` is how long idle watches stay.
+pub async fn run(shared: Shared, mut wanted: watch::Receiver<Option<BTreeSet<String>>>, linger: Duration) {
+    let mut active: BTreeMap<String, Active> = BTreeMap::new();
+    let mut refused: BTreeSet<String> = BTreeSet::new();
+    loop {
+        let now = wanted.borrow_and_update().clone();
+        if let Some(now) = now {
+            for namespace in
+                now.iter().filter(|namespace| !refused.contains(*namespace)).cloned().collect::<Vec<_>>()
+            {
+                if active.len() < NAMESPACES_MAX || active.contains_key(&namespace) {
+                    let entry =
+                        active.entry(namespace).or_insert_with_key(|namespace| begin(&shared, namespace));
+                    entry.idle_since = None;
+                } else if shared.sink.send(too_many()).await.is_ok() {
+                    tracing::warn!(
+                        namespace,
+                        NAMESPACES_MAX,
+                        "too many namespaces: its endpoints are not watched"
+                    );
+                    refused.insert(namespace);
+                }
+            }
+            refused.retain(|namespace| now.contains(namespace));
+            for (_, entry) in active.iter_mut().filter(|(namespace, _)| !now.contains(*namespace)) {
+                entry.idle_since.get_or_insert_with(Instant::now);
+            }
+            shared.table.namespaces_started();
+        }
+        let next_end = active.values().filter_map(|entry| entry.idle_since).min().map(|since| since + linger);
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep_until(next_end.unwrap_or_else(Instant::now)), if next_end.is_some() => {}
+        }
+        let over: Vec<String> = active
+            .iter()
+            .filter(|(_, entry)| entry.idle_since.is_some_and(|since| since.elapsed() >= linger))
+            .map(|(namespace, _)| namespace.clone())
+            .collect();
+        for namespace in over {
+            if end(&shared, &mut active, &namespace).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn begin(shared: &Shared, namespace: &str) -> Active {
+    let services = Watch::services(shared.clone(), namespace);
+    let slices = Watch::endpoint_slices(shared.clone(), namespace);
+    Active { tasks: [tokio::spawn(services.run()), tokio::spawn(slices.run())], idle_since: None }
+}
+
+async fn end(
+    shared: &Shared,
+    active: &mut BTreeMap<String, Active>,
+    namespace: &str,
+) -> Result<(), tokio::sync::mpsc::error::SendError<Event>> {
+    let Some(mut ended) = active.remove(namespace) else { return Ok(()) };
+    for task in &mut ended.tasks {
+        task.abort();
+        // Its last fact must not come after the one below; the error only says that it was aborted.
+        drop(task.await);
+    }
+    for watch in KINDS.into_iter().filter(|kind| *kind != WatchKind::Pods) {
+        shared.table.health(watch, namespace, WatchHealth::Ended, None);
+        let fact = Fact::Watch { watch, namespace: namespace.to_owned(), health: WatchHealth::Ended };
+        shared.sink.send(Event { at: mono_now(), fact }).await?;
+    }
+    Ok(())
+}
+
+fn too_many() -> Event {
+    Event { at: mono_now(), fact: Fact::Anomaly { kind: Anomaly::TooMany, count: 1 } }
+}

@@ -1,0 +1,74 @@
+//! The `drainscope` command: reads the command line, sets up logging and the runtime, and hands over to the library.
+//! Data goes to stdout, all else to stderr. Exit status: 0, 1 for a negative answer, 2 for usage or environment.
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use drainscope::args::{AgentArgs, Args, CheckArgs, Command, LogArgs, LogFormat, LogLevel};
+use drainscope::config::Config;
+use drainscope::run::KernelSide;
+use drainscope::{check, run};
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Agent(args) => agent(&args),
+        Command::Check(args) => doctor(&args),
+    };
+    result.unwrap_or_else(|error| {
+        // A stderr that is gone cannot be told so.
+        drop(writeln!(std::io::stderr(), "drainscope: {error:#}"));
+        ExitCode::from(2)
+    })
+}
+
+fn agent(args: &AgentArgs) -> anyhow::Result<ExitCode> {
+    let config = Config::new(args, |name| std::env::var(name).ok())?;
+    log_to_stderr(&args.log)?;
+    let side = KernelSide::load(&config);
+    runtime()?.block_on(run::agent(&config, side, args.log.log_format))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn doctor(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let report = runtime()?.block_on(check::check(args));
+    std::io::stdout().write_all(report.text(args.output).as_bytes()).context("stdout")?;
+    Ok(ExitCode::from(report.exit_code()))
+}
+
+/// Two workers are plenty: the driver is one task, the rest waits.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(4)
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started")
+}
+
+fn log_to_stderr(args: &LogArgs) -> anyhow::Result<()> {
+    let level = match args.log_level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    // Libraries below the agent log each request and socket; warnings of theirs are enough.
+    let targets = ["hyper", "hyper_util", "tower", "kube_client", "rustls", "aya"]
+        .into_iter()
+        .fold(Targets::new().with_default(level), |targets, library| {
+            targets.with_target(library, level.min(LevelFilter::WARN))
+        });
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry().with(targets);
+    match args.log_format {
+        LogFormat::Text => registry.with(layer.with_ansi(std::io::stderr().is_terminal())).try_init(),
+        LogFormat::Json => registry.with(layer.json()).try_init(),
+    }
+    .context("the log cannot be set up")
+}

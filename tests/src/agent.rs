@@ -1,0 +1,348 @@
+//! The agent under test, as its users see it: a process in the node's network, its HTTP ports, its JSON.
+//!
+//! Nothing of the agent is linked here; what it says is read from its API by types of this crate's own.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::Deserialize;
+
+use crate::World;
+use crate::controllers::PodRef;
+
+/// How often the agent is asked while something is awaited.
+const POLL: Duration = Duration::from_millis(50);
+/// The bound on one answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// The longest answer that is read.
+const ANSWER_BYTES: u64 = 64 * 1024 * 1024;
+/// /metrics and health.
+const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10290);
+/// The API.
+const API: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10291);
+
+/// A running agent; killed when dropped.
+#[derive(Debug)]
+pub struct Agent {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Agent {
+    /// Starts it in the world's node, with these extra arguments; its log goes to a file below the node's directory.
+    pub fn start(world: &World, program: &Path, extra: &[&str]) -> anyhow::Result<Self> {
+        let directory = world.node().directory();
+        let kubeconfig = directory.join("agent.kubeconfig");
+        std::fs::write(&kubeconfig, world.api().kubeconfig()).context("write the agent's kubeconfig")?;
+        let log = directory.join("agent.log");
+        let file = File::options().create(true).append(true).open(&log).context("open the agent's log")?;
+        let child = world
+            .node_command(program)
+            .arg("agent")
+            .args(["--node-name", world.node_name()])
+            .arg("--kubeconfig")
+            .arg(&kubeconfig)
+            .args(["--listen", &LISTEN.to_string(), "--api-listen", &API.to_string()])
+            .arg("--cgroup-root")
+            .arg(world.cgroup_root())
+            .args(extra)
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("start {}", program.display()))?;
+        Ok(Self { child, log })
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until it says that it is ready: hooks attached, first lists in.
+    pub fn wait_ready(&mut self, timeout: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the agent ended ({status}): {}", self.log());
+            }
+            match fetch(LISTEN, "/readyz?verbose") {
+                Ok((200, _)) => return Ok(()),
+                answer if Instant::now() > deadline => {
+                    bail!("the agent is not ready after {timeout:?}: {answer:?}; its log: {}", self.log())
+                }
+                _ => thread::sleep(POLL),
+            }
+        }
+    }
+
+    /// `GET path` on the metrics port: status and body.
+    pub fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
+        fetch(LISTEN, path)
+    }
+
+    /// `GET path` on the API port, which must succeed.
+    pub fn api(&self, path: &str) -> anyhow::Result<serde_json::Value> {
+        let (status, body) = fetch(API, path)?;
+        ensure!(status == 200, "{path}: {status}: {body}");
+        serde_json::from_str(&body).with_context(|| format!("{path}: not JSON: {body}"))
+    }
+
+    /// The metrics, in Prometheus' text format.
+    pub fn metrics(&self) -> anyhow::Result<Metrics> {
+        let (status, body) = self.get("/metrics")?;
+        ensure!(status == 200, "/metrics: {status}");
+        Metrics::parse(&body)
+    }
+
+    /// Every termination that it remembers, newest first.
+    pub fn terminations(&self) -> anyhow::Result<Vec<Termination>> {
+        let mut listing = self.api("/api/v1/terminations?limit=1000")?;
+        ensure!(listing["truncated"] == false, "the list of terminations is cut");
+        serde_json::from_value(listing["items"].take()).context("terminations")
+    }
+
+    /// The terminations of these pods, in their order, once all of them have ended.
+    pub fn wait_ended(&self, pods: &[PodRef], timeout: Duration) -> anyhow::Result<Vec<Termination>> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let known = self.terminations()?;
+            let of = |pod: &PodRef| known.iter().find(|item| item.pod.uid == pod.uid).cloned();
+            let found: Vec<Termination> = pods.iter().filter_map(of).collect();
+            if found.len() == pods.len() && found.iter().all(|item| item.state == "ended") {
+                return Ok(found);
+            }
+            if Instant::now() > deadline {
+                let states: Vec<_> = found.iter().map(|item| (&item.pod.name, &item.state)).collect();
+                bail!("not ended after {timeout:?}: {states:?} of {}; its log: {}", pods.len(), self.log());
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Ends it as a kubelet does, and waits for its exit; an error if it does not end in time or not with 0.
+    pub fn terminate(mut self, timeout: Duration) -> anyhow::Result<String> {
+        kill(Pid::from_raw(i32::try_from(self.child.id())?), Signal::SIGTERM)?;
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                ensure!(status.success(), "the agent ended with {status}: {}", self.log());
+                return Ok(self.log());
+            }
+            ensure!(Instant::now() < deadline, "the agent did not end in {timeout:?}: {}", self.log());
+            thread::sleep(POLL);
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ended = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
+
+/// One `GET`, one connection.
+fn fetch(address: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&address, ANSWER)?;
+    stream.set_read_timeout(Some(ANSWER))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: */*\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER_BYTES).read_to_end(&mut answer)?;
+    let answer = String::from_utf8(answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no end of the header")?;
+    ensure!(!head.to_ascii_lowercase().contains("transfer-encoding: chunked"), "a chunked answer to {path}");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no status")?;
+    Ok((status, body.to_owned()))
+}
+
+/// Samples of a scrape: `name{labels}` as written, and the value.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics(BTreeMap<String, f64>);
+
+impl Metrics {
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        let mut samples = BTreeMap::new();
+        for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+            let (series, value) =
+                line.rsplit_once(' ').with_context(|| format!("a sample without value: {line}"))?;
+            samples.insert(series.to_owned(), value.parse().with_context(|| line.to_owned())?);
+        }
+        Ok(Self(samples))
+    }
+
+    /// Sum of the samples of a name whose labels contain each of `labels` (as `key="value"`).
+    pub fn sum(&self, name: &str, labels: &[&str]) -> f64 {
+        self.matching(name, labels).map(|(_, value)| value).sum()
+    }
+
+    /// Whether there is such a sample at all.
+    pub fn has(&self, name: &str, labels: &[&str]) -> bool {
+        self.matching(name, labels).next().is_some()
+    }
+
+    /// The samples of a name whose labels contain each of `labels`.
+    pub fn matching<'a>(
+        &'a self,
+        name: &'a str,
+        labels: &'a [&'a str],
+    ) -> impl Iterator<Item = (&'a str, f64)> + 'a {
+        self.0
+            .iter()
+            .filter(move |(series, _)| {
+                let rest = series.strip_prefix(name);
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('{'))
+                    && labels.iter().all(|label| series.contains(label))
+            })
+            .map(|(series, &value)| (series.as_str(), value))
+    }
+}
+
+/// A termination, as far as judges look at it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Termination {
+    /// Which pod.
+    pub pod: Pod,
+    /// `delete`, `eviction`, …
+    pub trigger: String,
+    /// `exited`, `grace_exceeded`, …
+    pub outcome: String,
+    /// `deleting`, `stopping`, `settling`, `ended`.
+    pub state: String,
+    /// Steps in time order.
+    pub timeline: Vec<Step>,
+    /// Containers.
+    pub containers: Vec<Container>,
+    /// Late connections and those open at the stop.
+    pub connections: Connections,
+    /// Late requests.
+    pub requests: Requests,
+    /// Lost attempts by class.
+    pub lost: BTreeMap<String, u64>,
+    /// Probes that were left out.
+    pub probes_excluded: u64,
+    /// The traffic tail is only a lower bound.
+    pub tail_censored: bool,
+    /// Why each was lost.
+    pub evidence: Vec<Evidence>,
+    /// Evidence beyond the bound.
+    pub evidence_dropped: u64,
+    /// Nothing that could matter was missed.
+    pub complete: bool,
+    /// What was odd.
+    pub anomalies: Vec<serde_json::Value>,
+}
+
+impl Termination {
+    /// Lost attempts of all classes.
+    pub fn lost_total(&self) -> u64 {
+        self.lost.values().sum()
+    }
+
+    /// When a step came first, as written.
+    pub fn step(&self, name: &str) -> Option<&Step> {
+        self.timeline.iter().find(|step| step.step == name)
+    }
+
+    /// Seconds from one step to another; `None` if either is missing.
+    pub fn seconds_between(&self, from: &str, to: &str) -> Option<f64> {
+        Some(self.step(to)?.seconds()? - self.step(from)?.seconds()?)
+    }
+}
+
+/// A pod's identity.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Pod {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Uid.
+    pub uid: String,
+}
+
+/// A step of a timeline.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Step {
+    /// Its name.
+    pub step: String,
+    /// RFC 3339 with nanoseconds.
+    pub at: String,
+    /// Who said so.
+    pub source: String,
+    /// The container, where it is one's.
+    #[serde(default)]
+    pub container: Option<String>,
+}
+
+impl Step {
+    /// Seconds since 1970.
+    pub fn seconds(&self) -> Option<f64> {
+        let at: jiff::Timestamp = self.at.parse().ok()?;
+        Some(at.as_duration().as_secs_f64())
+    }
+}
+
+/// A container's end.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Container {
+    /// Its name.
+    pub name: String,
+    /// Stop signal that it got.
+    pub signal: Option<serde_json::Value>,
+    /// It ignored one.
+    pub signal_ignored: bool,
+    /// As a shell shows it.
+    pub exit_code: Option<i32>,
+    /// SIGKILL ended it.
+    pub killed: bool,
+}
+
+/// Connections of a stopping pod.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Connections {
+    /// Open when the stop came.
+    pub open_at_stop: Option<u64>,
+    /// Arrived after that or after the deletion.
+    pub late: u64,
+}
+
+/// Requests of a stopping pod.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Requests {
+    /// Arrived late and were answered.
+    pub late_answered: u64,
+}
+
+/// Evidence of one lost attempt.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Evidence {
+    /// When, RFC 3339.
+    pub at: String,
+    /// Class.
+    pub class: String,
+    /// `observed` or `inferred`.
+    pub confidence: String,
+    /// Phase.
+    pub phase: String,
+    /// The client.
+    pub peer: SocketAddr,
+    /// The pod.
+    pub local: SocketAddr,
+    /// Number of the request on its connection.
+    pub request: u32,
+}

@@ -1,0 +1,154 @@
+//! What the kernel says of the agent from outside: CPU time, memory, run time of its BPF programs, and the connections that they counted.
+//!
+//! Everything is read from /proc and by BPF ids; the agent's own word is taken for nothing here. Measuring run times costs time itself,
+//! so it is on only while a [`Statistics`] lives.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::mem::{offset_of, size_of};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use aya::maps::{Array, Map, MapData};
+use aya::programs::loaded_programs;
+use aya::sys::Stats;
+use nix::unistd::{SysconfVar, sysconf};
+use probe_ebpf::wire::Counters;
+
+/// The kernel's limit on a BPF object's name, the final zero left out.
+pub(crate) const NAME_BYTES: usize = 15;
+/// The map of counters, by slot.
+const COUNTERS: &str = "COUNTERS";
+const WORDS: usize = size_of::<Counters>() / size_of::<u64>();
+const OPENED: usize = offset_of!(Counters, opened) / size_of::<u64>();
+
+/// Run times are measured while this lives.
+#[derive(Debug)]
+pub(crate) struct Statistics(#[expect(dead_code, reason = "open is what it has to be")] OwnedFd);
+
+impl Statistics {
+    pub(crate) fn on() -> anyhow::Result<Self> {
+        Ok(Self(aya::sys::enable_stats(Stats::RunTime).context("switch BPF statistics on")?))
+    }
+}
+
+/// Runs of a program and the time in them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Runs {
+    pub(crate) ns: u64,
+    pub(crate) count: u64,
+}
+
+/// The BPF objects of one process.
+pub(crate) struct Objects {
+    programs: BTreeSet<u32>,
+    counters: Array<MapData, [u64; WORDS]>,
+}
+
+impl Objects {
+    /// Those of a process that has loaded all of its programs.
+    pub(crate) fn of_process(pid: u32) -> anyhow::Result<Self> {
+        let programs = ids(pid, "prog_id:")?;
+        if programs.is_empty() {
+            bail!("process {pid} has no BPF program: is the agent built with its kernel programs?");
+        }
+        let mut found = None;
+        for id in ids(pid, "map_id:")? {
+            let map = MapData::from_id(id).with_context(|| format!("open BPF map {id}"))?;
+            if map.info()?.name_as_str() == Some(COUNTERS) {
+                found = Some(Array::try_from(Map::from_map_data(map)?).context("the map of counters")?);
+            }
+        }
+        let counters = found.with_context(|| format!("process {pid} has no map {COUNTERS}"))?;
+        Ok(Self { programs, counters })
+    }
+
+    /// Runs by program, under the names that the kernel keeps (cut to [`NAME_BYTES`]).
+    pub(crate) fn runs(&self) -> anyhow::Result<BTreeMap<String, Runs>> {
+        let mut runs = BTreeMap::<String, Runs>::new();
+        for program in loaded_programs() {
+            let program = program.context("list BPF programs")?;
+            if self.programs.contains(&program.id()) {
+                let name = program.name_as_str().unwrap_or_default().to_owned();
+                let entry = runs.entry(name).or_default();
+                entry.ns += u64::try_from(program.run_time().as_nanos())?;
+                entry.count += program.run_count();
+            }
+        }
+        Ok(runs)
+    }
+
+    /// Inbound connections that the programs have counted, over all slots.
+    pub(crate) fn opened(&self) -> anyhow::Result<u64> {
+        let mut sum = 0;
+        for counters in self.counters.iter() {
+            sum += counters.context("read the counters")?[OPENED];
+        }
+        Ok(sum)
+    }
+
+    /// Whether one of the programs is still loaded.
+    pub(crate) fn are_loaded(&self) -> anyhow::Result<bool> {
+        for program in loaded_programs() {
+            if self.programs.contains(&program.context("list BPF programs")?.id()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// The ids that a process's descriptors show under this key; a program shows under its own descriptor and under its link's.
+fn ids(pid: u32, key: &str) -> anyhow::Result<BTreeSet<u32>> {
+    let mut ids = BTreeSet::new();
+    let directory = format!("/proc/{pid}/fdinfo");
+    for entry in fs::read_dir(&directory).with_context(|| format!("read {directory}"))? {
+        // A descriptor may be closed between the listing and the reading.
+        let text = fs::read_to_string(entry?.path()).unwrap_or_default();
+        ids.extend(text.lines().filter_map(|line| line.strip_prefix(key)?.trim().parse::<u32>().ok()));
+    }
+    Ok(ids)
+}
+
+/// User and system time of a process, its ended threads included.
+pub(crate) fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("read a process's stat")?;
+    let ticks = cpu_ticks(&stat).with_context(|| format!("fields 14 and 15 of {stat}"))?;
+    let per_second = sysconf(SysconfVar::CLK_TCK)?.and_then(|ticks| u64::try_from(ticks).ok());
+    Ok(Duration::from_nanos(ticks * 1_000_000_000 / per_second.context("no CLK_TCK")?))
+}
+
+/// Fields 14 and 15 of /proc/PID/stat; the command name, in parentheses, may contain anything.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
+    let mut field = || fields.next()?.parse::<u64>().ok();
+    Some(field()? + field()?)
+}
+
+/// A line of /proc/PID/status that is in kB (`VmRSS`, `VmHWM`), in bytes.
+pub(crate) fn memory(pid: u32, key: &str) -> anyhow::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("read a process's status")?;
+    let kilobytes =
+        status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.trim().strip_suffix(" kB"));
+    Ok(kilobytes.and_then(|number| number.parse::<u64>().ok()).with_context(|| format!("no {key}"))? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_ticks_are_found_behind_any_name() {
+        let stat = "7 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 250 30 99 98 20 0 1 0 5 6 7";
+        assert_eq!(cpu_ticks(stat), Some(280));
+        assert_eq!(cpu_ticks("7 (short) S 1"), None);
+    }
+
+    #[test]
+    fn the_own_process_has_memory() {
+        let resident = memory(std::process::id(), "VmRSS").expect("VmRSS");
+        assert!(resident > 0 && resident <= memory(std::process::id(), "VmHWM").expect("VmHWM"));
+        assert!(memory(std::process::id(), "VmNone").is_err());
+    }
+}

@@ -1,0 +1,138 @@
+//! What the agent costs: throughput and latency with and without it, its CPU time, its memory, the run time of each kernel program, and the
+//! speed of the core. Needs root; finds `drainscope` and `testserver` beside itself.
+//!
+//! Progress goes to standard error; standard output has the verdict line first, then the figures. Exit status 0 only if every
+//! bar held. It asserts no absolute time of a load: bars are ratios, shares of a core, bytes and the core's event rate.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "telling the person who runs it is this program's job"
+)]
+
+mod correlator;
+mod kernel;
+mod loads;
+mod memory;
+mod report;
+mod site;
+mod stats;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use clap::{Parser, ValueEnum};
+
+use report::{Machine, Report};
+use site::Site;
+
+/// Measures what the agent costs on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "bench")]
+struct Args {
+    /// Few and short windows: to try the benchmark, not to measure with it
+    #[arg(long)]
+    quick: bool,
+    /// Write the report as JSON here
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Measure only this
+    #[arg(long, value_name = "PART")]
+    only: Option<Part>,
+}
+
+/// A part of the measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Saturating closed loops.
+    Closed,
+    /// Fixed rates.
+    Fixed,
+    /// Memory with 250 pods.
+    Memory,
+    /// Events a second of the core.
+    Core,
+}
+
+/// How many windows, how long.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    closed_pairs: usize,
+    closed_window: Duration,
+    fixed_pairs: usize,
+    fixed_window: Duration,
+    statistics_window: Duration,
+}
+
+impl Plan {
+    /// Some eight minutes.
+    const FULL: Self = Self {
+        closed_pairs: 40,
+        closed_window: Duration::from_millis(1500),
+        fixed_pairs: 6,
+        fixed_window: Duration::from_secs(4),
+        statistics_window: Duration::from_secs(4),
+    };
+    /// Under one minute; six pairs are the fewest that have an interval.
+    const QUICK: Self = Self {
+        closed_pairs: 6,
+        closed_window: Duration::from_millis(700),
+        fixed_pairs: 2,
+        fixed_window: Duration::from_secs(2),
+        statistics_window: Duration::from_secs(1),
+    };
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether every bar held.
+fn run(args: &Args) -> anyhow::Result<bool> {
+    let began = Instant::now();
+    let plan = if args.quick { Plan::QUICK } else { Plan::FULL };
+    let wants = |part| args.only.is_none_or(|only| only == part);
+    let mut report = Report::default();
+    // First, while this process has one thread and the machine rests.
+    if wants(Part::Core) {
+        report.core_events_per_second = Some(correlator::events_per_second()?);
+    }
+    if [Part::Closed, Part::Fixed, Part::Memory].into_iter().any(wants) {
+        if let Some(obstacle) = world::suite::obstacle() {
+            bail!("{obstacle}");
+        }
+        let program = std::env::current_exe().context("find the own program")?;
+        let mut site = Site::start(program.parent().context("the own program has no directory")?)?;
+        if wants(Part::Closed) {
+            for load in loads::closed() {
+                report.rows.push(loads::measure(&mut site, &load, &plan)?);
+            }
+        }
+        if wants(Part::Fixed) {
+            for load in loads::fixed(&mut site)? {
+                report.rows.push(loads::measure(&mut site, &load, &plan)?);
+            }
+        }
+        if wants(Part::Memory) {
+            report.rows.push(memory::measure(&mut site)?);
+        }
+        site.end()?;
+    }
+    eprintln!("bench: done after {:.0} s", began.elapsed().as_secs_f64());
+    let machine = Machine::this()?;
+    println!("{}", report.text(&machine));
+    if let Some(path) = &args.report {
+        let json = serde_json::to_string_pretty(&report.json(&machine))?;
+        fs::write(path, json + "\n").with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(report.holds())
+}

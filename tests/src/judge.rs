@@ -1,0 +1,175 @@
+//! Holds the clients' tally against the agent's attribution, connection by connection.
+//!
+//! A failed attempt and an evidence are partners if the client's address and port, the number of the request and the kind of error fit. What has
+//! no partner is reported on its side; there is no tolerance. The judge knows the two only by what they wrote.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use crate::agent::{Evidence, Termination};
+use crate::load::{Attempt, ErrorKind};
+
+/// How the two sides compare.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// Failed attempts.
+    pub failed: u64,
+    /// Failed attempts with a partner.
+    pub attributed: u64,
+    /// Failed attempts without one.
+    pub client_only: Vec<Attempt>,
+    /// Evidence without a failed attempt, with its pod's name.
+    pub agent_only: Vec<(String, Evidence)>,
+    /// Attributed attempts by class.
+    pub by_class: BTreeMap<String, u64>,
+    /// Terminations whose counters and evidence say different numbers: name, counted, shown.
+    pub miscounted: Vec<(String, u64, u64)>,
+}
+
+impl Verdict {
+    /// Every attempt has its partner and every counter its evidence.
+    pub fn holds(&self) -> bool {
+        self.client_only.is_empty() && self.agent_only.is_empty() && self.miscounted.is_empty()
+    }
+}
+
+/// Classes that an error of a client can come from.
+pub fn classes_of(error: ErrorKind) -> &'static [&'static str] {
+    match error {
+        ErrorKind::ConnectRefused => &["refused"],
+        ErrorKind::ConnectTimeout => &["blackholed", "overflow"],
+        ErrorKind::ConnectUnreachable => &["blackholed"],
+        ErrorKind::ConnectReset => &["unaccepted", "refused"],
+        ErrorKind::SendError | ErrorKind::Reset => {
+            &["unaccepted", "unread", "unanswered", "stale_reuse", "truncated"]
+        }
+        ErrorKind::Eof => &["unanswered", "stale_reuse"],
+        ErrorKind::Truncated => &["truncated"],
+        ErrorKind::Timeout => {
+            &["blackholed", "stale_reuse", "abandoned", "unanswered", "unread", "unaccepted"]
+        }
+        ErrorKind::BadResponse => &[],
+    }
+}
+
+/// Joins the failed attempts of `attempts` with the evidence of `terminations`.
+pub fn join(attempts: &[Attempt], terminations: &[Termination]) -> Verdict {
+    let mut verdict = Verdict::default();
+    let mut evidence: BTreeMap<SocketAddr, Vec<(String, Evidence)>> = BTreeMap::new();
+    for termination in terminations {
+        let (counted, shown) = (termination.lost_total(), termination.evidence.len() as u64);
+        if counted != shown + termination.evidence_dropped {
+            verdict.miscounted.push((termination.pod.name.clone(), counted, shown));
+        }
+        for item in &termination.evidence {
+            evidence.entry(item.peer).or_default().push((termination.pod.name.clone(), item.clone()));
+        }
+    }
+    for attempt in attempts {
+        let Some(error) = attempt.error else { continue };
+        verdict.failed += 1;
+        let candidates = evidence.entry(attempt.local).or_default();
+        let fits =
+            |item: &Evidence| item.request == attempt.nth && classes_of(error).contains(&item.class.as_str());
+        match candidates.iter().position(|(_, item)| fits(item)) {
+            Some(index) => {
+                let (_, item) = candidates.swap_remove(index);
+                *verdict.by_class.entry(item.class).or_default() += 1;
+                verdict.attributed += 1;
+            }
+            None => verdict.client_only.push(*attempt),
+        }
+    }
+    verdict.agent_only = evidence.into_values().flatten().collect();
+    verdict
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::{ClientKind, Stage};
+
+    fn attempt(port: u16, nth: u32, error: Option<ErrorKind>) -> Attempt {
+        Attempt {
+            t_ns: 1,
+            start_ns: 1,
+            end_ns: 2,
+            due_ns: None,
+            client: 0,
+            kind: ClientKind::New,
+            local: SocketAddr::from(([10, 78, 0, 2], port)),
+            remote: SocketAddr::from(([10, 96, 0, 1], 80)),
+            nth,
+            status: None,
+            error,
+            stage: Some(Stage::Connect),
+            sent: 0,
+            received: 0,
+            errno: None,
+        }
+    }
+
+    fn termination(lost: u64, evidence: &[(u16, u32, &str)]) -> Termination {
+        let evidence: Vec<_> = evidence
+            .iter()
+            .map(|(port, request, class)| {
+                serde_json::json!({"at": "2026-01-01T00:00:00Z", "class": class, "confidence": "observed", "phase": "stopping",
+                    "peer": format!("10.78.0.2:{port}"), "local": "10.77.0.2:8080", "request": request, "detail": ""})
+            })
+            .collect();
+        serde_json::from_value(serde_json::json!({
+            "pod": {"namespace": "shop", "name": "api-1", "uid": "u"}, "trigger": "delete", "outcome": "exited", "state": "ended",
+            "timeline": [], "containers": [], "connections": {"open_at_stop": 0, "late": 0}, "requests": {"late_answered": 0},
+            "lost": {"refused": lost}, "probes_excluded": 0, "tail_censored": false, "evidence": evidence, "evidence_dropped": 0,
+            "complete": true, "anomalies": [],
+        }))
+        .expect("a termination")
+    }
+
+    #[test]
+    fn partners_share_connection_request_and_kind() {
+        let attempts = [
+            attempt(1000, 1, Some(ErrorKind::ConnectRefused)),
+            attempt(1001, 3, Some(ErrorKind::Eof)),
+            attempt(1002, 1, None),
+        ];
+        let verdict = join(&attempts, &[termination(2, &[(1000, 1, "refused"), (1001, 3, "stale_reuse")])]);
+        assert!(verdict.holds(), "{verdict:?}");
+        assert_eq!((verdict.failed, verdict.attributed), (2, 2));
+    }
+
+    #[test]
+    fn each_difference_is_reported_on_its_side() {
+        for (name, attempts, evidence, client_only, agent_only) in [
+            ("agent blind", vec![attempt(1, 1, Some(ErrorKind::Eof))], vec![], 1, 0),
+            ("agent alone", vec![attempt(1, 1, None)], vec![(1, 1, "refused")], 0, 1),
+            ("other request", vec![attempt(1, 2, Some(ErrorKind::Eof))], vec![(1, 1, "unanswered")], 1, 1),
+            ("impossible class", vec![attempt(1, 1, Some(ErrorKind::Eof))], vec![(1, 1, "refused")], 1, 1),
+            ("other port", vec![attempt(1, 1, Some(ErrorKind::Eof))], vec![(2, 1, "unanswered")], 1, 1),
+            (
+                "twice",
+                vec![attempt(1, 1, Some(ErrorKind::ConnectRefused))],
+                vec![(1, 1, "refused"), (1, 1, "refused")],
+                0,
+                1,
+            ),
+        ] {
+            let counted = evidence.len() as u64;
+            let verdict = join(&attempts, &[termination(counted, &evidence)]);
+            assert_eq!(
+                (verdict.client_only.len(), verdict.agent_only.len()),
+                (client_only, agent_only),
+                "{name}"
+            );
+            assert!(!verdict.holds(), "{name}");
+        }
+    }
+
+    #[test]
+    fn counters_and_evidence_must_say_the_same_number() {
+        let verdict =
+            join(&[attempt(1, 1, Some(ErrorKind::ConnectRefused))], &[termination(2, &[(1, 1, "refused")])]);
+        assert_eq!(verdict.miscounted, [("api-1".to_owned(), 2, 1)]);
+        assert!(!verdict.holds());
+    }
+}

@@ -1,0 +1,23 @@
+//! The load generator: HTTP/1.1 clients that send each attempt once, never retry, and log every one that fails.
+//!
+//! In: a [`Config`]. Out: a log of [`Attempt`]s and a [`Summary`], in files or in the process. One thread per client, blocking sockets, the system
+//! calls in plain sight, no lock and no allocation per request. It shares no code, file or pipe with the agent, whose findings are judged by it;
+//! it does not know about pods, and it does not interpret what it sees.
+
+mod attempt;
+mod client;
+mod clock;
+mod config;
+mod connection;
+mod log;
+mod ports;
+mod response;
+mod run;
+mod summary;
+mod tally;
+
+pub use attempt::{Attempt, ClientKind, ErrorKind, Stage};
+pub use config::{Config, ConfigError};
+pub use log::{LogError, read_log};
+pub use run::{LoadError, Progress, Running, Stopper, run, start};
+pub use summary::{ByKind, Latency, Summary, Windows};

@@ -1,0 +1,156 @@
+//! One client: waits until it is due, makes one attempt, records it, goes on. It never repeats an attempt.
+//!
+//! With a rate the schedule is fixed at the start and does not wait for the server: a late client works off its slots at once, and latency is also
+//! measured from the moment that was due.
+
+use super::attempt::{Attempt, ClientKind};
+use super::clock::{now_ns, sleep_until};
+use super::config::Config;
+use super::connection::{Connection, Failure};
+use super::log::Writer;
+use super::run::{Live, LoadError, Shared};
+use super::tally::Tally;
+
+/// Head of a response at most; bodies pass through in pieces of this size.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// How late a waiting client may notice that the run has been stopped.
+const STOP_LATENCY_NS: u64 = 50_000_000;
+
+/// When the requests of a fixed schedule are due.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Schedule {
+    pub(super) next_ns: u64,
+    pub(super) interval_ns: u64,
+}
+
+pub(super) struct Client<'a> {
+    pub(super) config: &'a Config,
+    pub(super) shared: &'a Shared,
+    pub(super) live: &'a Live,
+    pub(super) id: u32,
+    pub(super) kind: ClientKind,
+    pub(super) schedule: Option<Schedule>,
+    pub(super) log: Writer,
+    pub(super) tally: Tally,
+}
+
+impl Client<'_> {
+    /// Runs until the end of the run; the last attempt is finished, within its timeouts.
+    pub(super) fn run(mut self) -> Result<Tally, LoadError> {
+        let request = self.config.request(self.kind == ClientKind::Keepalive);
+        let mut buffer = vec![0; BUFFER_BYTES];
+        let mut kept = None;
+        while let Some(due_ns) = self.next_turn() {
+            let attempt = self.attempt(&mut kept, &request, &mut buffer, due_ns)?;
+            self.tally.record(&attempt);
+            self.live.count(attempt.ok());
+            if self.config.log_all || !attempt.ok() {
+                self.log.write(&attempt)?;
+            }
+        }
+        self.log.flush()?;
+        Ok(self.tally)
+    }
+
+    /// Waits for the next turn: `Some(None)` in a closed loop, `Some(due)` by schedule, `None` at the end of the run.
+    fn next_turn(&mut self) -> Option<Option<u64>> {
+        let due_ns = match &mut self.schedule {
+            None => None,
+            Some(schedule) => {
+                let due_ns = schedule.next_ns;
+                while due_ns < self.shared.end_ns() && now_ns() < due_ns {
+                    sleep_until(due_ns.min(now_ns() + STOP_LATENCY_NS));
+                }
+                Some(due_ns)
+            }
+        };
+        let end_ns = self.shared.end_ns();
+        if now_ns() >= end_ns || due_ns.is_some_and(|due_ns| due_ns >= end_ns) {
+            if let Some(schedule) = &self.schedule {
+                let missed = end_ns.saturating_sub(schedule.next_ns).div_ceil(schedule.interval_ns);
+                self.tally.unsent += missed;
+            }
+            return None;
+        }
+        if !self.shared.take_ticket() {
+            return None;
+        }
+        if let Some(schedule) = &mut self.schedule {
+            schedule.next_ns += schedule.interval_ns;
+        }
+        Some(due_ns)
+    }
+
+    fn attempt(
+        &mut self,
+        kept: &mut Option<Connection>,
+        request: &[u8],
+        buffer: &mut [u8],
+        due_ns: Option<u64>,
+    ) -> Result<Attempt, LoadError> {
+        let start_ns = now_ns();
+        if !self.config.blind && kept.as_ref().is_some_and(|connection| !connection.usable()) {
+            self.tally.found_closed += 1;
+            *kept = None;
+        }
+        let mut attempt = Attempt {
+            t_ns: start_ns,
+            start_ns,
+            end_ns: start_ns,
+            due_ns,
+            client: self.id,
+            kind: self.kind,
+            local: self.config.target,
+            remote: self.config.target,
+            nth: 1,
+            status: None,
+            error: None,
+            stage: None,
+            sent: 0,
+            received: 0,
+            errno: None,
+        };
+        let mut connection = match kept.take() {
+            Some(connection) => connection,
+            None => match Connection::open(self.config, self.shared.ports())? {
+                Ok(connection) => {
+                    self.tally.connections += 1;
+                    attempt.t_ns = now_ns();
+                    connection
+                }
+                Err((local, failure)) => {
+                    attempt.local = local;
+                    fail(&mut attempt, failure);
+                    return Ok(attempt);
+                }
+            },
+        };
+        attempt.local = connection.local;
+        let mut reusable = false;
+        match connection.exchange(request, buffer, self.config.timeout) {
+            Ok(answer) => {
+                reusable = answer.reusable;
+                attempt.end_ns = now_ns();
+                attempt.status = Some(answer.status);
+                attempt.sent = u64::try_from(request.len()).unwrap_or(u64::MAX);
+                attempt.received = answer.received;
+            }
+            Err(failure) => fail(&mut attempt, failure),
+        }
+        attempt.nth = connection.requests;
+        if reusable && self.kind == ClientKind::Keepalive {
+            *kept = Some(connection);
+        }
+        Ok(attempt)
+    }
+}
+
+fn fail(attempt: &mut Attempt, failure: Failure) {
+    attempt.end_ns = now_ns();
+    attempt.error = Some(failure.error);
+    attempt.stage = Some(failure.stage);
+    attempt.errno = failure.errno.map(|errno| errno as i32);
+    attempt.sent = u64::try_from(failure.sent).unwrap_or(u64::MAX);
+    attempt.received = failure.received;
+}

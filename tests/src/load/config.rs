@@ -1,0 +1,171 @@
+//! What a run does: target, clients, schedule, timeouts, ports, outputs. Checked once before any socket is opened.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Clients at once: each is a thread with two histograms of a quarter MiB.
+const CLIENT_LIMIT: u32 = 1024;
+
+/// The largest request body.
+const BODY_LIMIT: usize = 16 * 1024 * 1024;
+
+/// What a run does.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The one address that every attempt goes to.
+    pub target: SocketAddr,
+    /// Clients that keep their connection.
+    pub keepalive: u32,
+    /// Clients that open a connection for each request.
+    pub new: u32,
+    /// Requests a second of each keep-alive client; `None` is a saturating closed loop.
+    pub keepalive_rate: Option<f64>,
+    /// Requests a second of each new-connection client; `None` is a saturating closed loop.
+    pub new_rate: Option<f64>,
+    /// Keep-alive clients write without looking for the server's FIN or RST.
+    pub blind: bool,
+    /// The request's path.
+    pub path: String,
+    /// Bytes of a POST body; 0 sends a GET.
+    pub body: usize,
+    /// The bound on each connect.
+    pub connect_timeout: Duration,
+    /// The bound from the start of sending to the end of the response.
+    pub timeout: Duration,
+    /// Source addresses, used in turn; empty takes the one that the routes choose.
+    pub sources: Vec<IpAddr>,
+    /// First and last source port; `None` takes the system's ephemeral range.
+    pub ports: Option<(u16, u16)>,
+    /// Close every connection with RST: no TIME_WAIT is left.
+    pub linger0: bool,
+    /// End of the run; `None` runs until stopped or `max_requests`.
+    pub duration: Option<Duration>,
+    /// Attempts in all; `None` is no bound.
+    pub max_requests: Option<u64>,
+    /// Where attempts are logged, one JSON object a line.
+    pub log: Option<PathBuf>,
+    /// Log the successful attempts too.
+    pub log_all: bool,
+    /// The length of a throughput window.
+    pub window: Duration,
+}
+
+/// A configuration that makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+impl Config {
+    /// No clients yet, GET /, closed loop, connects 5 s, requests 10 s, windows of 1 s, until stopped.
+    pub fn new(target: SocketAddr) -> Self {
+        Self {
+            target,
+            keepalive: 0,
+            new: 0,
+            keepalive_rate: None,
+            new_rate: None,
+            blind: false,
+            path: "/".to_owned(),
+            body: 0,
+            connect_timeout: Duration::from_secs(5),
+            timeout: Duration::from_secs(10),
+            sources: Vec::new(),
+            ports: None,
+            linger0: false,
+            duration: None,
+            max_requests: None,
+            log: None,
+            log_all: false,
+            window: Duration::from_secs(1),
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let clients = self.keepalive.saturating_add(self.new);
+        let rate_ok =
+            |rate: Option<f64>| rate.is_none_or(|rate| rate.is_finite() && (0.001..=1e6).contains(&rate));
+        let timeout_ok =
+            |timeout: Duration| (Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&timeout);
+        let path_ok = self.path.starts_with('/') && self.path.bytes().all(|byte| byte.is_ascii_graphic());
+        let family_ok = self.sources.iter().all(|source| source.is_ipv4() == self.target.is_ipv4());
+        for (holds, reason) in [
+            (clients > 0, "no clients: give keep-alive or new-connection clients"),
+            (clients <= CLIENT_LIMIT, "too many clients"),
+            (
+                rate_ok(self.keepalive_rate) && rate_ok(self.new_rate),
+                "a rate must lie between 0.001 and 1000000 a second",
+            ),
+            (
+                timeout_ok(self.connect_timeout) && timeout_ok(self.timeout),
+                "timeouts must lie between 1 ms and 1 h",
+            ),
+            (path_ok, "the path must begin with / and hold visible ASCII only"),
+            (self.body <= BODY_LIMIT, "the body is larger than 16 MiB"),
+            (family_ok, "source and target addresses must be of one family"),
+            (self.target.port() != 0, "the target needs a port"),
+            (
+                self.ports.is_none_or(|(first, last)| first > 0 && first <= last),
+                "the source port range is empty",
+            ),
+            (self.window >= Duration::from_millis(1), "a window must be 1 ms or longer"),
+        ] {
+            if !holds {
+                return Err(ConfigError(reason.to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The request as it goes over the wire. One-shot clients say that they are: the connection ends with the response.
+    pub(super) fn request(&self, keep: bool) -> Vec<u8> {
+        let method = if self.body == 0 { "GET" } else { "POST" };
+        let connection = if keep { "" } else { "Connection: close\r\n" };
+        let length =
+            if self.body == 0 { String::new() } else { format!("Content-Length: {}\r\n", self.body) };
+        let head =
+            format!("{method} {} HTTP/1.1\r\nHost: {}\r\n{connection}{length}\r\n", self.path, self.target);
+        let mut request = head.into_bytes();
+        request.resize(request.len() + self.body, b'x');
+        request
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config { keepalive: 1, ..Config::new(SocketAddr::from(([127, 0, 0, 1], 80))) }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        config().check().expect("the base is valid");
+        let v6 = IpAddr::from([0_u16; 8]);
+        for (wrong, config) in [
+            ("clients", Config { keepalive: 0, ..config() }),
+            ("many", Config { new: u32::MAX, ..config() }),
+            ("rate", Config { new_rate: Some(0.0), ..config() }),
+            ("nan", Config { keepalive_rate: Some(f64::NAN), ..config() }),
+            ("timeout", Config { timeout: Duration::ZERO, ..config() }),
+            ("path", Config { path: "/a b".to_owned(), ..config() }),
+            ("family", Config { sources: vec![v6], ..config() }),
+            ("ports", Config { ports: Some((2000, 1000)), ..config() }),
+            ("window", Config { window: Duration::ZERO, ..config() }),
+        ] {
+            assert!(config.check().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn requests_say_what_they_are() {
+        let text = |config: Config, keep| String::from_utf8(config.request(keep)).expect("ASCII");
+        assert_eq!(text(config(), true), "GET / HTTP/1.1\r\nHost: 127.0.0.1:80\r\n\r\n");
+        let post = text(Config { body: 2, ..config() }, false);
+        assert_eq!(
+            post,
+            "POST / HTTP/1.1\r\nHost: 127.0.0.1:80\r\nConnection: close\r\nContent-Length: 2\r\n\r\nxx"
+        );
+    }
+}

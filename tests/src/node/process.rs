@@ -1,0 +1,261 @@
+//! Starting a process as a container runtime does: born inside its cgroup, first of its own pid and mount namespace, in a given network namespace.
+//!
+//! One `clone3` with `CLONE_INTO_CGROUP` and `CLONE_NEWPID`: no helper process stays in the container's cgroup, and the child is pid 1 from its first
+//! instruction. The kernel kills it when the thread that started it ends, so that a killed world leaves no process. No file system
+//! isolation, no capabilities, no seccomp.
+
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+use std::ptr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::pipe2;
+
+use super::netns::NetNs;
+
+/// linux/sched.h; the libc crate does not have it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// What to start, and where.
+#[derive(Clone, Debug)]
+pub struct ProcessSpec {
+    /// Full path of the program.
+    pub program: PathBuf,
+    /// Its arguments, without the program's own name.
+    pub arguments: Vec<String>,
+    /// Its whole environment.
+    pub environment: Vec<(String, String)>,
+    /// The cgroup v2 directory that it is born in.
+    pub cgroup: PathBuf,
+    /// The network namespace that it joins; a new one if absent.
+    pub network: Option<NetNs>,
+    /// The file that standard output and error are appended to.
+    pub log: PathBuf,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// By exit(2).
+    Code(i32),
+    /// By a signal.
+    Signal(i32),
+}
+
+impl Exit {
+    /// The exit code as Kubernetes reports it: 128 + n for signal n.
+    pub fn code(self) -> i32 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => 128 + signal,
+        }
+    }
+}
+
+/// A running (or ended and not yet waited for) process.
+#[derive(Debug)]
+pub struct Process {
+    pid: i32,
+    pidfd: OwnedFd,
+}
+
+/// Everything that the child needs between clone and exec, made before: the child must not allocate.
+struct Prepared {
+    program: CString,
+    arguments: Vec<CString>,
+    environment: Vec<CString>,
+    proc_fs: CString,
+    proc_directory: CString,
+    root_directory: CString,
+    cgroup: File,
+    log: File,
+    null: File,
+    network: Option<NetNs>,
+    report_read: OwnedFd,
+    report_write: OwnedFd,
+}
+
+impl Process {
+    /// Starts a process. It ends with the calling thread: call this on a [`super::spawner::Spawner`].
+    pub fn start(spec: &ProcessSpec) -> anyhow::Result<Self> {
+        let name = spec.program.display();
+        let prepared = Prepared::new(spec).with_context(|| format!("prepare {name}"))?;
+        let argument_pointers = pointers(&prepared.arguments);
+        let environment_pointers = pointers(&prepared.environment);
+        let new_network = if prepared.network.is_some() { 0 } else { flag(libc::CLONE_NEWNET) };
+        let mut pidfd: libc::c_int = -1;
+        // SAFETY: clone_args is plain numbers, for which zero is the documented default.
+        let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+        arguments.flags = flag(libc::CLONE_NEWPID)
+            | flag(libc::CLONE_NEWNS)
+            | flag(libc::CLONE_PIDFD)
+            | CLONE_INTO_CGROUP
+            | new_network;
+        arguments.pidfd = address(&raw mut pidfd);
+        arguments.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
+        arguments.cgroup = u64::from(prepared.cgroup.as_raw_fd().unsigned_abs());
+        // SAFETY: without CLONE_VM this is a fork: the child works on its own copy of this stack, and calls only async-signal-safe functions
+        // until it execs or exits (see `child`).
+        let pid =
+            unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
+        if pid == 0 {
+            child(&prepared, &argument_pointers, &environment_pointers);
+        }
+        if pid < 0 {
+            return Err(io::Error::last_os_error()).with_context(|| format!("clone3 for {name}"));
+        }
+        // SAFETY: the kernel stored a new descriptor there, which nobody else has.
+        let process = Self { pid: i32::try_from(pid)?, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } };
+        drop(prepared.report_write);
+        let mut report = Vec::new();
+        File::from(prepared.report_read).read_to_end(&mut report)?;
+        if let Ok(report) = <[u8; 4]>::try_from(report.as_slice()) {
+            process.wait()?;
+            return Err(io::Error::from_raw_os_error(i32::from_ne_bytes(report)))
+                .with_context(|| format!("start {name}"));
+        }
+        Ok(process)
+    }
+
+    /// Its pid as this process sees it.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Sends a signal to it; to one that has ended, nothing happens.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        // SAFETY: plain system call on an owned descriptor; no signal information is passed.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.pidfd.as_raw_fd(),
+                signal as i32,
+                ptr::null::<libc::siginfo_t>(),
+                0,
+            )
+        };
+        let error = io::Error::last_os_error();
+        if result == 0 || error.raw_os_error() == Some(libc::ESRCH) {
+            return Ok(());
+        }
+        Err(error).with_context(|| format!("send {signal} to {}", self.pid))
+    }
+
+    /// Waits for its end and reaps it.
+    pub fn wait(&self) -> anyhow::Result<Exit> {
+        loop {
+            match waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED) {
+                Ok(WaitStatus::Exited(_, code)) => return Ok(Exit::Code(code)),
+                Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(Exit::Signal(signal as i32)),
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(error) => return Err(error).with_context(|| format!("wait for {}", self.pid)),
+            }
+        }
+    }
+
+    /// Waits at most so long for its end; `None` if it still runs.
+    pub fn wait_timeout(&self, timeout: Duration) -> anyhow::Result<Option<Exit>> {
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        let ended = poll(&mut [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)], timeout)? > 0;
+        if ended { self.wait().map(Some) } else { Ok(None) }
+    }
+}
+
+impl Prepared {
+    fn new(spec: &ProcessSpec) -> anyhow::Result<Self> {
+        let program = CString::new(spec.program.as_os_str().as_bytes())?;
+        let mut arguments = vec![program.clone()];
+        for argument in &spec.arguments {
+            arguments.push(CString::new(argument.as_bytes())?);
+        }
+        let environment =
+            spec.environment.iter().map(|(name, value)| CString::new(format!("{name}={value}")));
+        let (report_read, report_write) = pipe2(OFlag::O_CLOEXEC)?;
+        Ok(Self {
+            program,
+            arguments,
+            environment: environment.collect::<Result<_, _>>()?,
+            proc_fs: c"proc".to_owned(),
+            proc_directory: c"/proc".to_owned(),
+            root_directory: c"/".to_owned(),
+            cgroup: File::open(&spec.cgroup).with_context(|| format!("open {}", spec.cgroup.display()))?,
+            log: OpenOptions::new().append(true).create(true).open(&spec.log)?,
+            null: OpenOptions::new().read(true).open("/dev/null")?,
+            network: spec.network.clone(),
+            report_read,
+            report_write,
+        })
+    }
+}
+
+fn flag(flag: libc::c_int) -> u64 {
+    u64::from(flag.cast_unsigned())
+}
+
+fn address<T>(pointer: *mut T) -> u64 {
+    u64::try_from(pointer.addr()).expect("addresses have at most 64 bits")
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
+}
+
+/// The child's way from clone to exec; if a step fails, its errno goes into the report pipe.
+fn child(prepared: &Prepared, arguments: &[*const libc::c_char], environment: &[*const libc::c_char]) -> ! {
+    // SAFETY: only system call wrappers and errno are used, on descriptors and strings that the parent made before the clone and that this
+    // copy of the address space keeps.
+    unsafe {
+        let done = set_up(prepared)
+            && libc::execve(prepared.program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) == 0;
+        let errno = if done { 0 } else { *libc::__errno_location() };
+        libc::write(prepared.report_write.as_raw_fd(), (&raw const errno).cast(), size_of_val(&errno));
+        libc::_exit(127)
+    }
+}
+
+/// Whether every step succeeded; else errno says why not.
+///
+/// # Safety
+/// Runs between clone and exec: nothing here may allocate or lock.
+unsafe fn set_up(prepared: &Prepared) -> bool {
+    // SAFETY: as for the caller; the signal set is initialised by sigemptyset before it is used.
+    unsafe {
+        let mut no_signals = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigemptyset(no_signals.as_mut_ptr());
+        // Rust programs ignore SIGPIPE and a thread may block signals; a container starts with neither.
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0
+            && libc::sigprocmask(libc::SIG_SETMASK, no_signals.as_ptr(), ptr::null_mut()) == 0
+            && libc::setsid() != -1
+            && prepared
+                .network
+                .as_ref()
+                .is_none_or(|network| libc::setns(network.as_fd().as_raw_fd(), libc::CLONE_NEWNET) == 0)
+            && libc::mount(
+                ptr::null(),
+                prepared.root_directory.as_ptr(),
+                ptr::null(),
+                libc::MS_REC | libc::MS_PRIVATE,
+                ptr::null(),
+            ) == 0
+            && libc::mount(
+                prepared.proc_fs.as_ptr(),
+                prepared.proc_directory.as_ptr(),
+                prepared.proc_fs.as_ptr(),
+                0,
+                ptr::null(),
+            ) == 0
+            && libc::dup2(prepared.null.as_raw_fd(), 0) != -1
+            && libc::dup2(prepared.log.as_raw_fd(), 1) != -1
+            && libc::dup2(prepared.log.as_raw_fd(), 2) != -1
+    }
+}

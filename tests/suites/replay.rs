@@ -1,0 +1,68 @@
+//! Replays of event lists: `replay/NAME.jsonl` goes into the core, and what comes out (kernel-map changes, metrics,
+//! terminations, restarts, findings) is compared with `replay/NAME.expect`. `UPDATE_EXPECT=1` blesses what is there.
+//!
+//! A line is one event as the event log has it, with `ms` allowed in place of `at`, and with counters given sparsely.
+//! `#` begins a comment, `!` tells the runner something: see [`scenario`]. Needs neither root nor network. The decision
+//! function's table over recorded kernel facts is in `replay/recorded.rs`.
+
+#[path = "replay/recorded.rs"]
+mod recorded;
+#[path = "replay/scenario.rs"]
+mod scenario;
+
+use expect_test::expect_file;
+
+macro_rules! scenarios {
+    ($($name:ident)*) => {
+        $(
+            #[test]
+            fn $name() {
+                let source = include_str!(concat!("replay/", stringify!($name), ".jsonl"));
+                expect_file![concat!("replay/", stringify!($name), ".expect")].assert_eq(&scenario::run(source));
+            }
+        )*
+
+        #[test]
+        fn every_scenario_has_its_test() {
+            let names = [$(stringify!($name)),*];
+            let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("suites/replay");
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.extension().is_some_and(|ending| ending == "jsonl") {
+                    let name = path.file_stem().unwrap().to_str().unwrap();
+                    assert!(names.contains(&name), "{name}.jsonl is not in the list");
+                }
+            }
+        }
+    };
+}
+
+scenarios! {
+    rollout_without_prestop
+    rollout_with_prestop
+    sigterm_ignored
+    crash_while_running
+    liveness_restart
+    job_completed
+    api_gap
+    long_api_gap
+    two_containers_restart
+    agent_started_late
+    address_reuse
+    duplicate_and_reordered
+    slot_table_full
+    no_service
+    two_services_with_different_lag
+    endpoint_moves_between_slices
+    force_delete
+    silent_eviction
+    clock_step
+    series_birth_and_death
+    refused_probe
+    fallback_traffic
+    evidence_beyond_the_bound
+    garbage
+    cgroup_before_pod
+    static_pod_removed
+    api_only
+}

@@ -1,0 +1,68 @@
+//! `cargo xtask full`: everything long, one step after the other, with machine-readable reports.
+//!
+//! Reports go into `reports/` at the workspace root, beside a note of the commit and machine that they are from. A failed
+//! step does not stop the next; the verdict lists all.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+
+use crate::setup::Setup;
+use crate::{launch, process, suites};
+
+/// Report name, program, arguments.
+const STEPS: [(&str, &str, &[&str]); 6] = [
+    ("demo-delay-1", "demo", &["--delay", "1"]),
+    ("demo-delay-3", "demo", &["--delay", "3"]),
+    ("demo-delay-8", "demo", &["--delay", "8"]),
+    ("demo-blind", "demo", &["--blind"]),
+    ("demo-repeat-10", "demo", &["--repeat", "10"]),
+    ("bench", "bench", &[]),
+];
+
+/// Runs all steps; false when one failed.
+pub(crate) fn run(setup: &Setup) -> Result<bool> {
+    let metadata = launch::prepare(setup)?;
+    let reports = metadata.root.join("reports");
+    fs::create_dir_all(&reports).with_context(|| format!("cannot create {}", reports.display()))?;
+    fs::write(reports.join("made-from.txt"), origin(&metadata.root)?)
+        .context("cannot write made-from.txt")?;
+
+    let mut verdicts = Vec::new();
+    let begun = Instant::now();
+    verdicts.push(("test", suites::run(setup, &[])?, begun.elapsed()));
+    for (name, program, args) in STEPS {
+        eprintln!("full: {name}");
+        let report = reports.join(name).with_extension("json");
+        // An old report must not stand for a run that wrote none.
+        drop(fs::remove_file(&report));
+        let mut args: Vec<OsString> = args.iter().map(OsString::from).collect();
+        args.extend(["--report".into(), report.clone().into_os_string()]);
+        let begun = Instant::now();
+        let status = launch::command(&metadata, program, &args)?.status().context("cannot start the step")?;
+        verdicts.push((name, status.success() && report.is_file(), begun.elapsed()));
+    }
+    let failed = verdicts.iter().filter(|(_, passed, _)| !passed).count();
+    println!(
+        "\nfull: {}",
+        if failed == 0 { "all passed".to_owned() } else { format!("{failed} steps FAILED") }
+    );
+    for (name, passed, took) in &verdicts {
+        println!("  {name:16}{:8}{:.0} s", if *passed { "ok" } else { "FAILED" }, took.as_secs_f64());
+    }
+    Ok(failed == 0)
+}
+
+/// Commit (marked when the tree differs from it), kernel, compiler.
+fn origin(root: &Path) -> Result<String> {
+    let git = |args: &[&str]| process::capture(process::command("git").arg("-C").arg(root).args(args));
+    let commit = git(&["rev-parse", "HEAD"])?;
+    let dirty = if git(&["status", "--porcelain"])?.is_empty() { "" } else { " with uncommitted changes" };
+    let kernel = process::capture(process::command("uname").arg("-srm"))?;
+    let rustc = process::capture(process::command("rustc").arg("--version"))?;
+    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
+    Ok(format!("commit {}{dirty}\nkernel {}\n{}\ncpus {cpus}\n", commit.trim(), kernel.trim(), rustc.trim()))
+}
