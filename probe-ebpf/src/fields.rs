@@ -67,6 +67,8 @@ fields! {
     Pid = "task_struct" "pid";
     /// Exit status.
     ExitCode = "task_struct" "exit_code";
+    /// The first thread of its group; it outlives the others, as a zombie if need be.
+    GroupLeader = "task_struct" "group_leader";
     /// Its pid structure.
     ThreadPid = "task_struct" "thread_pid";
     /// Its cgroups.

@@ -1,7 +1,8 @@
 //! `tp_btf/sched_process_exit` (5.10+): the exit of a container's init, which stops the container if nothing did before.
 //!
 //! It comes before the sockets close, so that what the exit cuts counts as lost while stopping. Rate: every thread exit
-//! on the node; threads that are not the last of the first process of a pid namespace return after three reads.
+//! on the node; threads that are not the last of their process return after two reads, processes that are not the first
+//! of a pid namespace after five.
 
 use super::load::{self, probe};
 use super::{account, identity, maps, signal};
@@ -12,12 +13,16 @@ use probe_ebpf::wire::{Exit, Kind, anomaly};
 #[btf_tracepoint(function = "sched_process_exit")]
 pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
     let task: *const u8 = ctx.arg(0);
-    if task.is_null() || !identity::is_init(task) {
+    if task.is_null() {
         return 0;
     }
     let Some(group) = probe::<*const u8>(task, Field::TaskSignal) else { return 0 };
-    // The last thread of the group: the count went to zero before this hook.
+    // The last thread of the group, which need not be the first one: the count went to zero before this hook.
     if probe::<i32>(group, Field::Live) != Some(0) {
+        return 0;
+    }
+    let Some(leader) = probe::<*const u8>(task, Field::GroupLeader) else { return 0 };
+    if !identity::is_init(leader) {
         return 0;
     }
     let Some(container) = identity::container_of_task(task) else { return 0 };

@@ -19,10 +19,10 @@ pub(super) struct Program {
 
 use Field::{
     BytesReceived, CgroupKn, CgroupRoot, CgroupSelf, Cgroups, CopiedSeq, CssCgroup, CssParent, DeviceIndex,
-    DeviceNet, Error, ExitCode, Family, Flags, GroupExitCode, HalfOpen, HierarchyId, KnId, LastReceived, LastSent,
-    Live, LocalPort, LocalV4, LocalV6, Net, NetCookie, PeerPort, PeerV4, PeerV6, PidLevel, PidNumbers,
-    Protocol, RcvNxt, SignalCode, SkbDevice, SkbHead, SkbNetwork, SkbProtocol, SkbTime, SndUna, Socket,
-    SocketCgroup, SourcePort, State, TaskSignal, ThreadPid, UpidNumber, WriteSeq,
+    DeviceNet, Error, ExitCode, Family, Flags, GroupExitCode, GroupLeader, HalfOpen, HierarchyId, KnId,
+    LastReceived, LastSent, Live, LocalPort, LocalV4, LocalV6, Net, NetCookie, PeerPort, PeerV4, PeerV6,
+    PidLevel, PidNumbers, Protocol, RcvNxt, SignalCode, SkbDevice, SkbHead, SkbNetwork, SkbProtocol, SkbTime,
+    SndUna, Socket, SocketCgroup, SourcePort, State, TaskSignal, ThreadPid, UpidNumber, WriteSeq,
 };
 
 /// Every program, in the order in which they are attached: what a later one relies on comes first.
@@ -132,6 +132,7 @@ pub(super) const PROGRAMS: &[Program] = &[
             TaskSignal,
             Live,
             GroupExitCode,
+            GroupLeader,
             ExitCode,
         ],
         feature: "the moment and code of a container's exit",

@@ -16,5 +16,19 @@ fn main() -> anyhow::Result<()> {
     let options = options::Options::parse();
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    if options.second_thread {
+        return serve_without_first_thread(options);
+    }
     server::Server::new(options)?.run()
+}
+
+/// Serves on a second thread while the first one is gone; the process exits as the server's end says.
+fn serve_without_first_thread(options: options::Options) -> anyhow::Result<()> {
+    std::thread::spawn(move || {
+        let served = server::Server::new(options).and_then(server::Server::run);
+        std::process::exit(i32::from(served.is_err()));
+    });
+    // SAFETY: ends this thread alone, which holds no lock and whose stack nobody else uses.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+    unreachable!("the thread has ended");
 }

@@ -71,6 +71,10 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) stall_answers: bool,
 
+    /// Serve on a second thread and end the first, as language runtimes may: the last thread to exit is then not the first.
+    #[arg(long)]
+    pub(crate) second_thread: bool,
+
     /// Answer /readyz with 503 from SIGTERM on.
     #[arg(long)]
     pub(crate) unready_on_term: bool,
