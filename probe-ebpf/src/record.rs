@@ -9,11 +9,13 @@ use core::mem::offset_of;
 pub enum Record<'a> {
     /// Evidence of a lost attempt.
     Loss {
-        /// When.
+        /// When it was written.
         at_ns: u64,
+        /// When the attempt was lost.
+        attempt_ns: u64,
         /// Slot and generation.
         slot: SlotRef,
-        /// Container index or [`NONE`].
+        /// Container index or [`crate::wire::NONE`].
         container: u32,
         /// Client address.
         peer: [u8; 16],
@@ -74,7 +76,7 @@ pub enum Record<'a> {
         at_ns: u64,
         /// Slot and generation.
         slot: SlotRef,
-        /// Container index or [`NONE`].
+        /// Container index or [`crate::wire::NONE`].
         container: u32,
         /// Port.
         port: u16,
@@ -161,6 +163,7 @@ fn parse_loss(bytes: &[u8], probe: bool) -> Result<Record<'_>, Malformed> {
     let byte = |offset: usize| array_at::<1>(bytes, offset).map(|b| b[0]);
     Ok(Record::Loss {
         at_ns: u64_at(bytes, offset_of!(Loss, at_ns))?,
+        attempt_ns: u64_at(bytes, offset_of!(Loss, attempt_ns))?,
         slot: SlotRef {
             slot: u32_at(bytes, offset_of!(Loss, slot))?,
             generation: u32_at(bytes, offset_of!(Loss, generation))?,

@@ -255,8 +255,11 @@ pub struct Loss {
     pub kind: u32,
     /// The pod's slot.
     pub slot: u32,
-    /// When the attempt was lost; for blackholed ones of this machine's own clients, when it was made.
+    /// When this was written.
     pub at_ns: u64,
+    /// When the attempt was lost; earlier than `at_ns` for blackholed ones of this machine's own clients, whose packets
+    /// tell when they were sent.
+    pub attempt_ns: u64,
     /// The slot's generation.
     pub generation: u32,
     /// Index of the container that listens on the port, or [`NONE`].
@@ -387,7 +390,7 @@ unpadded! {
     SlotRef = 8;
     Tuple = 40;
     Closed = 24;
-    Loss = 80;
+    Loss = 88;
     Signal = 40;
     Exit = 40;
     Listener = 32;

@@ -60,6 +60,7 @@ pub fn cgroup(id: u64, made: bool, path: &CgroupPath) -> Option<Fact> {
 fn loss(record: Record<'_>) -> Option<(u64, Fact)> {
     let Record::Loss {
         at_ns,
+        attempt_ns,
         slot,
         container,
         peer,
@@ -91,6 +92,7 @@ fn loss(record: Record<'_>) -> Option<(u64, Fact)> {
         late_connection: flags & LOSS_LATE_CONNECTION != 0,
         unread,
         unacked,
+        attempted: (attempt_ns < at_ns).then_some(Mono(attempt_ns)),
     };
     Some((at_ns, if probe { Fact::ProbeRefused(loss) } else { Fact::Loss(loss) }))
 }
@@ -122,7 +124,9 @@ mod tests {
         for word in [kind, 3] {
             bytes.extend(u32::to_ne_bytes(word));
         }
-        bytes.extend(u64::to_ne_bytes(1234));
+        for long in [1234, 1200] {
+            bytes.extend(u64::to_ne_bytes(long));
+        }
         for word in [7, NONE] {
             bytes.extend(u32::to_ne_bytes(word));
         }
@@ -173,6 +177,7 @@ mod tests {
             late_connection: false,
             unread: 11,
             unacked: 12,
+            attempted: Some(Mono(1200)),
         };
         assert_eq!(event, Event { at: Mono(1234), fact: Fact::Loss(expected.clone()) });
         let probe = decode(&loss_bytes(6, 4), None, NOW).expect("an event");

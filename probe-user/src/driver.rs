@@ -35,6 +35,8 @@ const TERMINATING_NS: u64 = SECOND / 4;
 const ALL_NS: u64 = SECOND;
 /// Between samples of the wall clock, and sweeps of the memory of closed connections.
 const SLOW_NS: u64 = 10 * SECOND;
+/// At the end, how long the core may still want to be called: longer than its reorder window, shorter than any grace.
+const LAST_NS: u64 = SECOND / 2;
 /// A change of the wall clock against the monotonic one that is sampled at once: well below what the core calls a step.
 const CLOCK_SLIP_NS: u64 = SECOND / 10;
 
@@ -117,7 +119,7 @@ impl Driver {
             pulse,
             others,
             cgroups: BTreeSet::new(),
-            records: BTreeMap::new(),
+            records: RECORD_KINDS.map(|kind| (kind, 0)).into(),
             ring_full: 0,
             clock_offset: None,
             ticks: Ticks::default(),
@@ -149,9 +151,21 @@ impl Driver {
             }
             self.tick(mono_now());
         }
+        self.last_words().await
+    }
+
+    /// Takes what the sources had still to say and gives the core its time to put it in order.
+    async fn last_words(mut self) -> Vec<Termination> {
+        while let Ok(event) = self.events.try_recv() {
+            self.handle(event);
+        }
         self.read(false);
-        self.monitor.handle_timeout(mono_now());
-        self.conclude();
+        let end = mono_now().after(LAST_NS);
+        while let Some(due) = self.monitor.poll_timeout().filter(|due| *due <= end) {
+            tokio::time::sleep(Duration::from_nanos(due.since(mono_now()))).await;
+            self.monitor.handle_timeout(mono_now());
+            self.conclude();
+        }
         let mut unfinished = self.monitor.terminations(&Filter::default()).items;
         unfinished.retain(|termination| termination.state != State::Ended);
         unfinished
@@ -234,7 +248,7 @@ impl Driver {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a reading failed");
-                    decode::anomaly(at, Anomaly::StaleSlot)
+                    decode::anomaly(at, Anomaly::MapWrite)
                 }
             });
         }
@@ -306,6 +320,7 @@ impl Driver {
             }
             Query::Terminations(filter, reply) => drop(reply.send(self.monitor.terminations(&filter))),
             Query::Restarts(filter, reply) => drop(reply.send(self.monitor.restarts(&filter))),
+            Query::Advice(filter, reply) => drop(reply.send(self.monitor.advice(&filter))),
         }
     }
 
@@ -350,7 +365,10 @@ async fn drain(
     }
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "facts of other sources are not in the ring")]
+/// What [`kind_of`] can say: each is exported from the start.
+const RECORD_KINDS: [&str; 7] =
+    ["cgroup", "exit", "listener", "loss", "malformed", "probe_refused", "signal"];
+
 fn kind_of(event: Option<&Event>) -> &'static str {
     match event.map(|event| &event.fact) {
         Some(Fact::Loss(_)) => "loss",

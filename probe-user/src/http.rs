@@ -54,7 +54,8 @@ pub fn private(app: App) -> Router {
         .route("/status", get(status::status))
         .route("/api/v1/terminations", get(api::terminations))
         .route("/api/v1/terminations/{namespace}/{pod}", get(api::termination))
-        .route("/api/v1/restarts", get(api::restarts));
+        .route("/api/v1/restarts", get(api::restarts))
+        .route("/api/v1/advice", get(api::advice));
     finished(routes, app)
 }
 

@@ -8,6 +8,7 @@ pub mod namespaces;
 pub mod objects;
 pub mod page;
 pub mod reduce;
+pub mod retry;
 pub mod store;
 pub mod stream;
 pub mod table;

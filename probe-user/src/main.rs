@@ -15,15 +15,39 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 fn main() -> ExitCode {
+    give_memory_back();
     let result = match Args::parse().command {
         Command::Agent(args) => agent(&args),
         Command::Check(args) => doctor(&args),
     };
     result.unwrap_or_else(|error| {
         // A stderr that is gone cannot be told so.
-        drop(writeln!(std::io::stderr(), "drainscope: {error:#}"));
+        drop(writeln!(std::io::stderr(), "drainscope: {}", in_one_line(&error)));
         ExitCode::from(2)
     })
+}
+
+/// Has freed memory returned to the system. Loading the kernel programs and the first lists need several times what the
+/// agent needs afterwards; by default glibc would keep most of that, and one heap per thread.
+fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    for (option, value) in
+        [(libc::M_ARENA_MAX, 1), (libc::M_TRIM_THRESHOLD, 128 << 10), (libc::M_MMAP_THRESHOLD, 128 << 10)]
+    {
+        // SAFETY: takes two numbers, and no other thread allocates yet. Refusing an option changes nothing.
+        unsafe { libc::mallopt(option, value) };
+    }
+}
+
+/// The error and its causes; what an error has said of its cause already is not said again.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn agent(args: &AgentArgs) -> anyhow::Result<ExitCode> {

@@ -11,8 +11,9 @@ use crate::journal::Journal;
 use crate::kernel::{Kernel, KernelConfig};
 use crate::kube::client::{ConnectError, connect};
 use crate::kube::namespaces;
+use crate::kube::retry::Timing;
 use crate::kube::table::WatchTable;
-use crate::kube::watch::{Shared, Timing, Watch};
+use crate::kube::watch::{Shared, Watch};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use probe_core::limits::Limits;
 use probe_core::monitor::Monitor;
@@ -70,8 +71,8 @@ impl KernelSide {
     #[must_use]
     pub fn load(config: &Config) -> Self {
         if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
-            // Needed before 5.11 only; if it is, loading says so.
-            tracing::warn!(%error, "RLIMIT_MEMLOCK cannot be raised");
+            // Needed before 5.11 only; where it is, loading fails and says so.
+            tracing::info!(%error, "RLIMIT_MEMLOCK cannot be raised");
         }
         let (hierarchy, cgroup_error) = match cgroup::hierarchy(&config.cgroup_root) {
             Ok(hierarchy) => (Some(hierarchy), None),

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command, ExitStatus, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use serde::Deserialize;
 
 use crate::World;
 use crate::controllers::PodRef;
+use crate::node::find_program;
 
 /// How often the agent is asked while something is awaited.
 const POLL: Duration = Duration::from_millis(50);
@@ -40,20 +41,21 @@ pub struct Agent {
 impl Agent {
     /// Starts it in the world's node, with these extra arguments; its log goes to a file below the node's directory.
     pub fn start(world: &World, program: &Path, extra: &[&str]) -> anyhow::Result<Self> {
-        let directory = world.node().directory();
-        let kubeconfig = directory.join("agent.kubeconfig");
-        std::fs::write(&kubeconfig, world.api().kubeconfig()).context("write the agent's kubeconfig")?;
-        let log = directory.join("agent.log");
+        Self::start_through(world, &[], program, extra)
+    }
+
+    /// As [`Self::start`], by way of a program that changes what a process may do and then executes the agent in its own place
+    /// (`prlimit`, `setpriv` with their arguments).
+    pub fn start_through(
+        world: &World,
+        wrapper: &[&str],
+        program: &Path,
+        extra: &[&str],
+    ) -> anyhow::Result<Self> {
+        let log = world.node().directory().join("agent.log");
         let file = File::options().create(true).append(true).open(&log).context("open the agent's log")?;
-        let child = world
-            .node_command(program)
-            .arg("agent")
-            .args(["--node-name", world.node_name()])
-            .arg("--kubeconfig")
-            .arg(&kubeconfig)
+        let child = command(world, wrapper, program, "agent")?
             .args(["--listen", &LISTEN.to_string(), "--api-listen", &API.to_string()])
-            .arg("--cgroup-root")
-            .arg(world.cgroup_root())
             .args(extra)
             .stdout(file.try_clone()?)
             .stderr(file)
@@ -133,12 +135,28 @@ impl Agent {
         }
     }
 
-    /// Ends it as a kubelet does, and waits for its exit; an error if it does not end in time or not with 0.
-    pub fn terminate(mut self, timeout: Duration) -> anyhow::Result<String> {
-        kill(Pid::from_raw(i32::try_from(self.child.id())?), Signal::SIGTERM)?;
+    /// Every container restart that it remembers, newest first.
+    pub fn restarts(&self) -> anyhow::Result<Vec<Restart>> {
+        let mut listing = self.api("/api/v1/restarts?limit=1000")?;
+        ensure!(listing["truncated"] == false, "the list of restarts is cut");
+        serde_json::from_value(listing["items"].take()).context("restarts")
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
+    }
+
+    /// Whether it has ended, and how.
+    pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
+    /// Waits for its exit and gives its log; an error if it does not end in time or not with 0.
+    pub fn wait_exit(&mut self, timeout: Duration) -> anyhow::Result<String> {
         let deadline = Instant::now() + timeout;
         loop {
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.ended()? {
                 ensure!(status.success(), "the agent ended with {status}: {}", self.log());
                 return Ok(self.log());
             }
@@ -146,6 +164,39 @@ impl Agent {
             thread::sleep(POLL);
         }
     }
+
+    /// Ends it as a kubelet does, and waits for its exit; an error if it does not end in time or not with 0.
+    pub fn terminate(mut self, timeout: Duration) -> anyhow::Result<String> {
+        self.signal(Signal::SIGTERM)?;
+        self.wait_exit(timeout)
+    }
+}
+
+/// Runs `drainscope check -o json` in the world's node, by way of `wrapper` (see [`Agent::start_through`]).
+pub fn check(world: &World, wrapper: &[&str], program: &Path) -> anyhow::Result<Output> {
+    command(world, wrapper, program, "check")?.args(["-o", "json"]).output().context("run the check")
+}
+
+/// A command of the agent's program with what every one of them takes: node, API, cgroups.
+fn command(world: &World, wrapper: &[&str], program: &Path, what: &str) -> anyhow::Result<Command> {
+    let kubeconfig = world.node().directory().join("agent.kubeconfig");
+    std::fs::write(&kubeconfig, world.api().kubeconfig()).context("write the agent's kubeconfig")?;
+    let mut command = match wrapper.split_first() {
+        None => world.node_command(program),
+        Some((first, rest)) => {
+            let mut command = world.node_command(find_program(first)?);
+            command.args(rest).arg(program);
+            command
+        }
+    };
+    command
+        .arg(what)
+        .args(["--node-name", world.node_name()])
+        .arg("--kubeconfig")
+        .arg(&kubeconfig)
+        .arg("--cgroup-root")
+        .arg(world.cgroup_root());
+    Ok(command)
 }
 
 impl Drop for Agent {
@@ -262,6 +313,15 @@ impl Termination {
     pub fn seconds_between(&self, from: &str, to: &str) -> Option<f64> {
         Some(self.step(to)?.seconds()? - self.step(from)?.seconds()?)
     }
+}
+
+/// A container that ended while its pod was not being stopped.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Restart {
+    /// Its end, told as a termination.
+    pub container_restart: Termination,
+    /// `exit`, `liveness`, …
+    pub reason: String,
 }
 
 /// A pod's identity.

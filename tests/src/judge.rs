@@ -37,7 +37,8 @@ impl Verdict {
 pub fn classes_of(error: ErrorKind) -> &'static [&'static str] {
     match error {
         ErrorKind::ConnectRefused => &["refused"],
-        ErrorKind::ConnectTimeout => &["blackholed", "overflow"],
+        // The RST of a refusal is lost when the pod's interface goes at that moment.
+        ErrorKind::ConnectTimeout => &["blackholed", "overflow", "refused"],
         ErrorKind::ConnectUnreachable => &["blackholed"],
         ErrorKind::ConnectReset => &["unaccepted", "refused"],
         ErrorKind::SendError | ErrorKind::Reset => {

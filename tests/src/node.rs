@@ -38,6 +38,10 @@ pub use spawner::Spawner;
 /// The node's IPv4 address towards its pods; probes come from here.
 pub const NODE_ADDRESS: &str = "10.77.0.1";
 
+/// The bridge's own: without one it takes the lowest of its ports', so that each pod's coming and going could change the gateway's address
+/// under the other pods' feet.
+const BRIDGE_MAC: &str = "02:42:0a:4d:00:01";
+
 /// Seconds for which conntrack remembers a closed flow in the node; the default of 120 would fill its table at bench rates.
 const TIME_WAIT_SECONDS: &str = "20";
 
@@ -116,7 +120,7 @@ impl Node {
         let client = self.client.path();
         let node_side = format!(
             "link set lo up\n\
-             link add br0 type bridge\n\
+             link add br0 address {BRIDGE_MAC} type bridge\n\
              addr add {NODE_ADDRESS}/24 dev br0\n\
              addr add fd77::1/64 dev br0 nodad\n\
              link set br0 up\n\

@@ -3,6 +3,7 @@
 //!
 //! Unprivileged, loopback only, no kernel side. [`watches`] looks at the facts that reach the core, [`agent`] at a whole
 //! agent from outside.
+#![expect(clippy::wildcard_enum_match_arm, reason = "each question is about a few kinds of fact")]
 
 #[path = "agent_api/agent.rs"]
 mod agent;
@@ -15,8 +16,9 @@ mod watches;
 
 use drainscope::kube::client::connect;
 use drainscope::kube::namespaces;
+use drainscope::kube::retry::Timing;
 use drainscope::kube::table::WatchTable;
-use drainscope::kube::watch::{Shared, Timing, Watch};
+use drainscope::kube::watch::{Shared, Watch};
 use probe_core::event::{Anomaly, Event, Fact, WatchHealth, WatchKind};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

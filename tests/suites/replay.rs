@@ -5,6 +5,8 @@
 //! `#` begins a comment, `!` tells the runner something: see [`scenario`]. Needs neither root nor network. The decision
 //! function's table over recorded kernel facts is in `replay/recorded.rs`.
 
+#![expect(clippy::unwrap_used, reason = "a test that panics fails")]
+
 #[path = "replay/recorded.rs"]
 mod recorded;
 #[path = "replay/scenario.rs"]

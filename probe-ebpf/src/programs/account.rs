@@ -166,7 +166,8 @@ pub(super) fn evidence(counters: *mut Counters, kind: Kind, attempt: &Attempt) {
     entry.write(Loss {
         kind: kind as u32,
         slot: attempt.slot.slot,
-        at_ns: attempt.at_ns,
+        at_ns: load::now_ns(),
+        attempt_ns: attempt.at_ns,
         generation: attempt.slot.generation,
         container: attempt.container,
         peer: bytes(attempt.peer),

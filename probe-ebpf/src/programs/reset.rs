@@ -159,8 +159,7 @@ fn refused(port: &Port, packet: &Packet) {
             phase: phase as u32,
         };
         account::remember(slot, &tuple_of(slot, packet), &closed);
-    }
-    if let Some(counters) = account::counters(slot) {
+    } else if let Some(counters) = account::counters(slot) {
         account::late_attempt(counters, phase, load::now_ns());
     }
     account::loss(&attempt_of(port, packet, Class::Refused, Confidence::Observed, phase));

@@ -1,6 +1,7 @@
 //! Advice for a workload, from its measured terminations: the preStop sleep that covers the traffic tail, the grace
 //! period that leaves room for it, and what no sleep can mend.
 
+use crate::event::Workload;
 use crate::termination::{Outcome, Termination};
 use probe_ebpf::class::Class;
 use serde::Serialize;
@@ -36,6 +37,18 @@ pub struct Advice {
     pub complete: bool,
 }
 
+/// A workload and what is advised for it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct WorkloadAdvice {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its kind and name.
+    pub workload: Workload,
+    /// The advice.
+    #[serde(flatten)]
+    pub advice: Advice,
+}
+
 /// Of a workload's terminations, newest first, those of its last rollout.
 pub fn last_rollout<'a>(newest_first: impl IntoIterator<Item = &'a Termination>) -> Vec<&'a Termination> {
     let mut rollout: Vec<&Termination> = Vec::new();
@@ -58,7 +71,8 @@ pub fn advise(terminations: &[&Termination]) -> Option<Advice> {
     let exit = terminations.iter().filter_map(|item| item.exit_seconds).reduce(f64::max);
     let grace = prestop.map(|sleep| sleep + whole_seconds(exit.unwrap_or(0.0)) + LEAST_GRACE);
     let killed = terminations.iter().filter(|item| item.outcome == Outcome::GraceExceeded).count();
-    let unmended = terminations.iter().map(|item| item.lost.of(Class::StaleReuse)).sum();
+    let unmended =
+        terminations.iter().fold(0, |sum: u64, item| sum.saturating_add(item.lost.of(Class::StaleReuse)));
     let advice = Advice {
         terminations: terminations.len(),
         measured: tails.count(),
@@ -82,7 +96,11 @@ fn prestop_for(tail: f64) -> u64 {
 }
 
 fn whole_seconds(seconds: f64) -> u64 {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates; there is no other")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the cast saturates; there is no other"
+    )]
     let whole = seconds.ceil() as u64;
     whole
 }
@@ -97,7 +115,8 @@ fn notes(advice: &Advice, newest: &Termination, killed: usize) -> Vec<String> {
             }
         }
         _ => notes.push(
-            "no traffic tail was measured: fewer than 20 connections came, or the address vanished first".to_owned(),
+            "no traffic tail was measured: fewer than 20 connections came, or the address vanished first"
+                .to_owned(),
         ),
     }
     if let Some(grace) = advice.grace_seconds
@@ -130,7 +149,9 @@ mod tests {
 
     #[test]
     fn the_sleep_lies_between_the_tail_and_the_tail_and_a_half() {
-        for (tail, sleep) in [(0.0, 0), (0.3, 1), (0.95, 1), (1.0, 2), (1.01, 2), (1.7, 2), (3.1, 4), (8.2, 11), (60.0, 75)] {
+        for (tail, sleep) in
+            [(0.0, 0), (0.3, 1), (0.95, 1), (1.0, 2), (1.01, 2), (1.7, 2), (3.1, 4), (8.2, 11), (60.0, 75)]
+        {
             assert_eq!(prestop_for(tail), sleep, "{tail}");
         }
         for tenths in 0..3000u32 {
@@ -147,7 +168,10 @@ mod tests {
         let censored = termination(|t| (t.tail_seconds, t.tail_censored) = (Some(30.0), true));
         let advice = advise(&[&short, &long, &censored]).unwrap();
         assert_eq!((advice.terminations, advice.measured), (3, 2));
-        assert_eq!((advice.prestop_seconds, advice.grace_seconds, advice.grace_ok), (Some(10), Some(13), true));
+        assert_eq!(
+            (advice.prestop_seconds, advice.grace_seconds, advice.grace_ok),
+            (Some(10), Some(13), true)
+        );
         assert_eq!(advise(&[&censored]).unwrap().prestop_seconds, None);
         assert_eq!(advise(&[]), None);
     }

@@ -63,7 +63,12 @@ const fn core(name: &'static str, kind: Kind, labels: &'static [&'static str], h
     Family { name, help, unit: None, kind, labels, source: Source::Core }
 }
 
-const fn agent(name: &'static str, kind: Kind, labels: &'static [&'static str], help: &'static str) -> Family {
+const fn agent(
+    name: &'static str,
+    kind: Kind,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Family {
     Family { name, help, unit: None, kind, labels, source: Source::Agent }
 }
 
@@ -163,24 +168,59 @@ pub const CATALOGUE: &[Family] = &[
         &["reason"],
         "What the kernel programs could not attribute, by reason.",
     ),
-    core("ebpf_events_lost", Kind::Counter, &[], "Ring records that the full ring refused: detail, never a count."),
+    core(
+        "ebpf_events_lost",
+        Kind::Counter,
+        &[],
+        "Ring records that the full ring refused: detail, never a count.",
+    ),
     core("watch_restarts", Kind::Counter, &["watch"], "Watches that broke and had to start anew."),
-    core("anomalies", Kind::Counter, &["kind"], "Input that could not be used as it was, and bounds that were met."),
-    core("series_dropped", Kind::Counter, &[], "Series that did not fit the series limit; their values count under ~other."),
+    core(
+        "anomalies",
+        Kind::Counter,
+        &["kind"],
+        "Input that could not be used as it was, and bounds that were met.",
+    ),
+    core(
+        "series_dropped",
+        Kind::Counter,
+        &[],
+        "Series that did not fit the series limit; their values count under ~other.",
+    ),
     agent("build", Kind::Info, &["version"], "The agent's version."),
     agent("feature_enabled", Kind::Gauge, &["feature"], "1 if the feature works."),
-    agent("feature_degraded", Kind::Gauge, &["feature"], "1 if the feature works in part or not at all; /status says why."),
+    agent(
+        "feature_degraded",
+        Kind::Gauge,
+        &["feature"],
+        "1 if the feature works in part or not at all; /status says why.",
+    ),
     agent("ebpf_program_attached", Kind::Gauge, &["program"], "1 if the kernel program is attached."),
-    agent("ebpf_program_runs", Kind::Counter, &["program"], "Runs of the kernel program, where the kernel counts them."),
+    agent(
+        "ebpf_program_runs",
+        Kind::Counter,
+        &["program"],
+        "Runs of the kernel program, where the kernel counts them.",
+    ),
     unit(
-        agent("ebpf_program_run_seconds", Kind::Counter, &["program"], "Run time of the kernel program, where the kernel measures it."),
+        agent(
+            "ebpf_program_run_seconds",
+            Kind::Counter,
+            &["program"],
+            "Run time of the kernel program, where the kernel measures it.",
+        ),
         "seconds",
     ),
     agent("ebpf_events", Kind::Counter, &["kind"], "Ring records received."),
     agent("ebpf_map_entries", Kind::Gauge, &["map"], "Entries in the kernel map."),
     agent("ebpf_map_capacity", Kind::Gauge, &["map"], "Entries that the kernel map can take."),
     unit(
-        agent("watch_lag_seconds", Kind::Gauge, &["watch"], "Age of the newest event or bookmark of the watch; the oldest of its namespaces."),
+        agent(
+            "watch_lag_seconds",
+            Kind::Gauge,
+            &["watch"],
+            "Age of the newest event or bookmark of the watch; the oldest of its namespaces.",
+        ),
         "seconds",
     ),
     unit(
@@ -224,7 +264,21 @@ mod tests {
     fn no_label_could_clash_with_scrape_targets_or_hold_an_identifier() {
         for label in CATALOGUE.iter().flat_map(|family| family.labels) {
             assert!(
-                !["namespace", "pod", "instance", "job", "node", "ip", "port", "uid", "pid", "path", "le", "quantile"].contains(label),
+                ![
+                    "namespace",
+                    "pod",
+                    "instance",
+                    "job",
+                    "node",
+                    "ip",
+                    "port",
+                    "uid",
+                    "pid",
+                    "path",
+                    "le",
+                    "quantile"
+                ]
+                .contains(label),
                 "{label}"
             );
         }

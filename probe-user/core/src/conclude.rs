@@ -37,7 +37,13 @@ pub(crate) fn findings(item: &Termination, at: Timestamp) -> Vec<Finding> {
         workload: item.workload.clone(),
         summary: conclusion.summary,
         remedy: conclusion.remedy,
-        evidence: item.evidence.iter().filter(|e| (conclusion.about)(e.class)).take(EVIDENCE).cloned().collect(),
+        evidence: item
+            .evidence
+            .iter()
+            .filter(|e| (conclusion.about)(e.class))
+            .take(EVIDENCE)
+            .cloned()
+            .collect(),
         complete: item.complete,
     };
     all.into_iter().map(make).collect()
@@ -57,7 +63,8 @@ fn requests_lost(item: &Termination) -> Option<Conclusion> {
         .filter(|class| *class != Class::StaleReuse && item.lost.of(*class) > 0)
         .map(|class| format!("{} {}", item.lost.of(class), class.name()))
         .collect();
-    let came = item.tail_seconds.map_or_else(String::new, |tail| format!("; clients came until +{tail:.1} s"));
+    let came =
+        item.tail_seconds.map_or_else(String::new, |tail| format!("; clients came until +{tail:.1} s"));
     let remedy = if item.tail_seconds.is_some() && !item.tail_censored {
         "let the pod serve until clients stop coming: a preStop sleep that covers the traffic tail"
     } else {
@@ -98,7 +105,9 @@ fn grace_exceeded(item: &Termination) -> Option<Conclusion> {
             item.grace_seconds,
             names(item.containers.iter().filter(|container| container.killed))
         ),
-        remedy: "exit on the stop signal, or give terminationGracePeriodSeconds room for preStop and draining".to_owned(),
+        remedy:
+            "exit on the stop signal, or give terminationGracePeriodSeconds room for preStop and draining"
+                .to_owned(),
         about: |_| false,
     })
 }
@@ -135,7 +144,9 @@ fn slow_endpoint_removal(item: &Termination) -> Option<Conclusion> {
         code: "slow-endpoint-removal",
         severity: Severity::Warning,
         summary: format!("its endpoint was taken out of its slices {:.1} s after the deletion", seconds(lag)),
-        remedy: "look at the endpoint slice controller and the API server: this delay adds to every termination".to_owned(),
+        remedy:
+            "look at the endpoint slice controller and the API server: this delay adds to every termination"
+                .to_owned(),
         about: |class| matches!(class, Class::Refused | Class::Blackholed),
     })
 }

@@ -116,7 +116,12 @@ impl Endpoints {
     }
 
     /// Takes a slice; tells which services it touches (it may have belonged to another).
-    pub(crate) fn put_slice(&mut self, slice: Slice, objects: usize, endpoints: usize) -> Result<BTreeSet<Key>, Full> {
+    pub(crate) fn put_slice(
+        &mut self,
+        slice: Slice,
+        objects: usize,
+        endpoints: usize,
+    ) -> Result<BTreeSet<Key>, Full> {
         let old = self.slices.get(&slice.key).map_or(0, |old| old.endpoints.len());
         let is_new = !self.slices.contains_key(&slice.key);
         if (is_new && self.slices.len() >= objects) || self.count - old + slice.endpoints.len() > endpoints {
@@ -158,7 +163,9 @@ impl Endpoints {
     /// What the slices of a service say of a pod.
     pub(crate) fn status(&self, service: &Key, uid: &str) -> Status {
         let mut status = Status::default();
-        for endpoint in self.slices_of(service).flat_map(|slice| &slice.endpoints).filter(|e| e.pod_uid == uid) {
+        for endpoint in
+            self.slices_of(service).flat_map(|slice| &slice.endpoints).filter(|e| e.pod_uid == uid)
+        {
             status.present = true;
             status.ready |= endpoint.ready;
             status.serving |= endpoint.serving;
@@ -281,7 +288,8 @@ mod tests {
     fn what_went_unready_long_before_is_no_effect_of_the_deletion() {
         let mut membership = Membership::default();
         membership.update(Mono(1), Status { present: true, ready: true, serving: true, terminating: false });
-        membership.update(Mono(2), Status { present: true, ready: false, serving: false, terminating: false });
+        membership
+            .update(Mono(2), Status { present: true, ready: false, serving: false, terminating: false });
         let late = Mono(WATCH_SKEW_NS * 5);
         assert_eq!(reached([&membership].into_iter(), Stage::NotReady, late), None);
         assert_eq!(reached(std::iter::empty(), Stage::NotReady, late), None);
@@ -292,7 +300,10 @@ mod tests {
         let mut all = Endpoints::default();
         assert!(all.put_slice(slice("a", &[("u", true, true, false)]), 1, 1).is_ok());
         assert_eq!(all.put_slice(slice("b", &[]), 1, 9), Err(Full));
-        assert_eq!(all.put_slice(slice("a", &[("u", true, true, false), ("v", true, true, false)]), 9, 1), Err(Full));
+        assert_eq!(
+            all.put_slice(slice("a", &[("u", true, true, false), ("v", true, true, false)]), 9, 1),
+            Err(Full)
+        );
         assert!(all.status(&key("api"), "u").ready);
         assert!(all.put_slice(slice("a", &[("v", true, true, false)]), 1, 1).is_ok());
     }

@@ -187,7 +187,8 @@ impl<'a> End<'a> {
         let cap = began.after(SETTLED_NS);
         // Whether the kubelet starts the container again or gives the pod up is not known yet.
         if !is_termination && self.pod.terminal.is_none() && !self.restarted() {
-            return pods_synced.map_or(Plan::Fact, |since| Plan::Until(cap.max(since.after(SETTLED_NS)), over));
+            return pods_synced
+                .map_or(Plan::Fact, |since| Plan::Until(cap.max(since.after(SETTLED_NS)), over));
         }
         let is_out = match slices {
             Some(WatchHealth::Synced) => self.pod.services.values().all(|service| !service.now.ready),
@@ -283,13 +284,16 @@ impl<'a> End<'a> {
         let counters = self.counters();
         let late = |class: Class| {
             let lost = &counters.lost[class as usize];
-            [Phase::Deleting, Phase::Stopping].iter().flat_map(|phase| lost[*phase as usize]).sum::<u64>()
+            let counts =
+                [Phase::Deleting, Phase::Stopping].into_iter().flat_map(|phase| lost[phase as usize]);
+            counts.fold(0, u64::saturating_add)
         };
         let blackholed = late(Class::Blackholed);
         let arrived = counters.late_opened.saturating_add(late(Class::Refused)).saturating_add(blackholed);
         let last = Mono(counters.last_new_ns);
         // What still comes after the address went is seen only where this node drops it: then it was counted.
-        let cut = blackholed == 0 && self.vanished().is_some_and(|at| last <= at && at.since(last) < TAIL_GAP_NS);
+        let cut =
+            blackholed == 0 && self.vanished().is_some_and(|at| last <= at && at.since(last) < TAIL_GAP_NS);
         // What the proxy sends on purpose comes until the end, however late that is.
         let is_expected = self.episode.fallback;
         let is_late = self.episode.troubles.contains("seen_late");

@@ -306,6 +306,9 @@ pub struct Loss {
     pub unread: u32,
     /// Bytes not acknowledged.
     pub unacked: u32,
+    /// When the attempt was lost, where that is before the event's moment: a packet may be dropped long after it was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempted: Option<Mono>,
 }
 
 /// Address and port.

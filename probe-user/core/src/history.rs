@@ -98,8 +98,10 @@ mod tests {
             }));
             assert_eq!(fits, name != "d");
         }
-        let kept: Vec<_> =
-            history.newest_first().map(|t| (t.pod.name.as_str(), t.evidence.len(), t.evidence_dropped)).collect();
+        let kept: Vec<_> = history
+            .newest_first()
+            .map(|t| (t.pod.name.as_str(), t.evidence.len(), t.evidence_dropped))
+            .collect();
         let half = EVIDENCE / 2;
         assert_eq!(kept, [("d", half, 0), ("c", half, 0), ("b", 0, u64::try_from(half).unwrap())]);
     }

@@ -7,7 +7,7 @@
 
 use crate::time::Mono;
 use probe_ebpf::class::{Class, Confidence, Phase};
-use probe_ebpf::wire::Counters;
+use probe_ebpf::wire::{Counters, LOST, ON_NEW};
 
 const REFUSED: usize = Class::Refused as usize;
 
@@ -48,6 +48,8 @@ impl Ledger {
 
     fn publish(&mut self, refused: [[u64; 2]; 3]) {
         let shown = self.published.lost[REFUSED];
+        let shown_late = self.published.late_requests[ON_NEW][LOST];
+        let mut held_late = 0u64;
         self.published = self.raw;
         for phase in Phase::ALL {
             let mut probes = self.raw.probes_refused[phase as usize];
@@ -56,9 +58,17 @@ impl Ledger {
                 let count = refused[phase][confidence];
                 let off = probes.min(count);
                 probes -= off;
-                self.published.lost[REFUSED][phase][confidence] = (count - off).max(shown[phase][confidence]);
+                let publish = (count - off).max(shown[phase][confidence]);
+                self.published.lost[REFUSED][phase][confidence] = publish;
+                if phase != Phase::Running as usize {
+                    let held = self.raw.lost[REFUSED][phase][confidence].saturating_sub(publish);
+                    held_late = held_late.saturating_add(held);
+                }
             }
         }
+        // A refused attempt that comes late is a lost late request on a new connection too.
+        let late = &mut self.published.late_requests[ON_NEW][LOST];
+        *late = late.saturating_sub(held_late).max(shown_late);
     }
 
     /// What was published since the last call.
@@ -105,7 +115,9 @@ impl Ledger {
 
 /// Calls `f` for each counter of `a` and its partner in `b`; stamps are no counters.
 fn each(a: &mut Counters, b: &Counters, mut f: impl FnMut(&mut u64, u64)) {
-    for (a, b) in a.lost.as_flattened_mut().as_flattened_mut().iter_mut().zip(b.lost.as_flattened().as_flattened()) {
+    for (a, b) in
+        a.lost.as_flattened_mut().as_flattened_mut().iter_mut().zip(b.lost.as_flattened().as_flattened())
+    {
         f(a, *b);
     }
     for (a, b) in a.late_connections.as_flattened_mut().iter_mut().zip(b.late_connections.as_flattened()) {
@@ -140,6 +152,28 @@ mod tests {
 
     fn refused(ledger: &Ledger) -> u64 {
         ledger.episode().lost[REFUSED][2][0]
+    }
+
+    #[test]
+    fn a_refused_probe_is_no_lost_late_request_either() {
+        let mut ledger = Ledger::default();
+        let reading = |refused, probes, late| {
+            let mut counters = reading(refused, probes);
+            counters.late_requests[ON_NEW][LOST] = late;
+            counters
+        };
+        // One probe refused and not known as such yet, one late request lost otherwise.
+        ledger.take(Mono(1), &reading(1, 0, 2));
+        assert_eq!(ledger.episode().late_requests[ON_NEW][LOST], 1);
+        ledger.take(Mono(2), &reading(2, 1, 3));
+        ledger.take(Mono(3), &reading(2, 1, 3));
+        assert_eq!(
+            ledger.episode().late_requests[ON_NEW][LOST],
+            2,
+            "the probe is taken off, the client's is not"
+        );
+        ledger.settle();
+        assert_eq!(ledger.episode().late_requests[ON_NEW][LOST], 2);
     }
 
     #[test]

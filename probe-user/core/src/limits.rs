@@ -25,7 +25,7 @@ pub struct Limits {
     pub objects: usize,
     /// Endpoints over all slices; beyond it a slice is ignored (`too_many`).
     pub endpoints: usize,
-    /// Events that wait in the reorder window; beyond it the oldest is applied early (`too_many`).
+    /// Events that wait in the reorder window; beyond it the older half is applied early (`too_many`).
     pub pending: usize,
     /// Findings, ended terminations and commands that wait to be polled; beyond it the newest is dropped (`too_many`).
     pub outbox: usize,

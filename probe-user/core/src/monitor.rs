@@ -11,17 +11,17 @@ mod output;
 mod settle;
 mod table;
 
-use crate::advice::{Advice, advise, last_rollout};
+use crate::advice::{WorkloadAdvice, advise, last_rollout};
 use crate::command::Command;
 use crate::endpoints::Endpoints;
-use crate::event::{Anomaly, Event, Fact, WatchHealth, WatchKind};
+use crate::event::{Anomaly, Event, Fact, WatchHealth, WatchKind, Workload};
 use crate::finding::Finding;
 use crate::history::History;
 use crate::limits::Limits;
 use crate::pods::{PodState, Pods};
 use crate::reorder::{WINDOW_NS, Window};
 use crate::slots::{Indexes, PodIx, Slots};
-use crate::termination::{Restart, Termination};
+use crate::termination::{Filter, Restart, Termination};
 use crate::time::Mono;
 use crate::totals::{Totals, WorkloadIx};
 use crate::wallclock::WallClock;
@@ -121,20 +121,21 @@ impl Monitor {
     }
 
     /// Takes one fact. It is applied once event time is the reorder window past it; one that comes too late for that is
-    /// applied at once and counted.
+    /// applied at once and counted. Only what the kernel side must know without delay is told to it on arrival: a new
+    /// container's cgroup (its processes start in a moment) and a deletion.
     pub fn handle(&mut self, event: Event) {
         let at = event.at;
         self.counts.received += 1;
+        self.window.advance(at);
+        self.run();
+        self.identify(&event);
         match self.window.push(event) {
-            Ok(()) => {
-                if self.window.is_over_full() {
-                    self.note(Anomaly::TooMany, 1);
-                    self.window.force_oldest();
-                }
-                self.window.advance(at);
+            None => {
+                let early = self.window.relieve();
+                self.note(Anomaly::TooMany, u64::try_from(early).unwrap_or(u64::MAX));
                 self.run();
             }
-            Err(behind) => {
+            Some(behind) => {
                 self.counts.behind += 1;
                 self.note(Anomaly::BehindWindow, 1);
                 // What follows from it was not known before now.
@@ -193,12 +194,18 @@ impl Monitor {
         self.totals.scraped(at);
     }
 
-    /// What the workload's last rollout advises; `None` if none of its terminations is known.
-    pub fn advice(&self, namespace: &str, kind: &str, name: &str) -> Option<Advice> {
-        let of_workload = self.terminations.newest_first().filter(|item| {
-            item.pod.namespace == namespace && item.workload.kind == kind && item.workload.name == name
+    /// What the last rollout of each workload advises, of the ended terminations that the filter wants; by namespace and
+    /// workload. The filter's limit is not looked at.
+    pub fn advice(&self, filter: &Filter) -> Vec<WorkloadAdvice> {
+        let mut by_workload: BTreeMap<(&str, &Workload), Vec<&Termination>> = BTreeMap::new();
+        for item in self.terminations.newest_first().filter(|item| filter.wants(item)) {
+            by_workload.entry((&item.pod.namespace, &item.workload)).or_default().push(item);
+        }
+        let advised = by_workload.into_iter().filter_map(|((namespace, workload), items)| {
+            let advice = advise(&last_rollout(items))?;
+            Some(WorkloadAdvice { namespace: namespace.to_owned(), workload: workload.clone(), advice })
         });
-        advise(&last_rollout(of_workload))
+        advised.collect()
     }
 
     /// Applies what is due and fires the timers between, by time.
@@ -244,12 +251,14 @@ impl Monitor {
             Fact::Slice(slice) => self.handle_slice(at, slice),
             Fact::SliceGone { key } => self.handle_slice_gone(at, &key),
             Fact::Watch { watch, namespace, health } => self.handle_watch(at, watch, namespace, health),
-            Fact::Cgroup { id, pod_uid, container_id } => self.handle_cgroup(at, id, &pod_uid, container_id),
+            Fact::Cgroup { id, pod_uid, container_id } => self.handle_cgroup(at, id, &pod_uid, &container_id),
             Fact::CgroupGone { id } => self.handle_cgroup_gone(at, id),
             Fact::Signal { slot, container, signal, ignored, open } => {
                 self.handle_signal(at, slot, container, signal, ignored, open);
             }
-            Fact::Exit { slot, container, status, open } => self.handle_exit(at, slot, container, status, open),
+            Fact::Exit { slot, container, status, open } => {
+                self.handle_exit(at, slot, container, status, open)
+            }
             Fact::Listener { slot, container, port, open, listeners } => {
                 self.handle_listener(at, slot, container, port, open || listeners > 0);
             }
@@ -258,6 +267,19 @@ impl Monitor {
             Fact::Reading { slot, counters } => self.handle_reading(at, slot, &counters),
             Fact::KernelAnomalies { values } => self.handle_kernel_anomalies(&values),
             Fact::Anomaly { kind, count } => self.note(kind, count),
+        }
+    }
+
+    /// What a fact says of identity, told to the kernel side on its arrival. Conclusions wait for [`Self::apply`].
+    fn identify(&mut self, event: &Event) {
+        if let Fact::Cgroup { id, pod_uid, container_id } = &event.fact {
+            self.identify_cgroup(*id, pod_uid, container_id);
+        } else if let Fact::Pod(fact) = &event.fact
+            && fact.deletion.is_some()
+            && !fact.terminal
+            && let Some(ix) = self.pods.find(&fact.uid)
+        {
+            self.with_pod(ix, Self::mark_deleting);
         }
     }
 

@@ -113,8 +113,9 @@ impl EvidenceLog {
     /// The refused attempt with this tuple was a probe's.
     pub(crate) fn withdraw(&mut self, probe: &Loss) {
         self.received = self.received.saturating_add(1);
-        let is_same =
-            |loss: &Loss| loss.class == Class::Refused && loss.peer == probe.peer && loss.local == probe.local;
+        let is_same = |loss: &Loss| {
+            loss.class == Class::Refused && loss.peer == probe.peer && loss.local == probe.local
+        };
         if let Some(place) = self.items.iter().rposition(|(_, _, loss)| is_same(loss))
             && let Some((_, same_node, _)) = self.items.remove(place)
         {
@@ -135,6 +136,8 @@ pub(crate) struct PodState {
     pub(crate) slot: Option<SlotRef>,
     /// It had a slot at some time.
     pub(crate) was_watched: bool,
+    /// The kernel side knows that it is being deleted.
+    pub(crate) marked: bool,
     /// There was none when it came.
     pub(crate) slot_refused: bool,
     pub(crate) ports: BTreeMap<u16, bool>,
@@ -174,6 +177,7 @@ impl PodState {
             workload: None,
             slot: None,
             was_watched: false,
+            marked: false,
             slot_refused: false,
             ports: BTreeMap::new(),
             services: BTreeMap::new(),
@@ -208,7 +212,9 @@ impl PodState {
     pub(crate) fn is_alive(&self) -> bool {
         if self.containers.is_empty() {
             let has_id = |fact: &Pod| fact.containers.iter().any(|status| !status.id.is_empty());
-            return self.terminal.is_none() && self.api_exited.is_none() && self.fact.as_deref().is_some_and(has_id);
+            return self.terminal.is_none()
+                && self.api_exited.is_none()
+                && self.fact.as_deref().is_some_and(has_id);
         }
         self.terminal.is_none() && self.named().any(|container| container.ended().is_none())
     }

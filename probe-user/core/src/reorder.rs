@@ -25,9 +25,9 @@ impl Window {
     }
 
     /// Takes an event; gives it back if it lies behind what was applied.
-    pub(crate) fn push(&mut self, event: Event) -> Result<(), Event> {
+    pub(crate) fn push(&mut self, event: Event) -> Option<Event> {
         if event.at < self.watermark {
-            return Err(event);
+            return Some(event);
         }
         let at = event.at;
         if self.pending.back().is_none_or(|last| last.at <= at) {
@@ -37,7 +37,7 @@ impl Window {
             let place = self.pending.partition_point(|other| other.at <= at);
             self.pending.insert(place, event);
         }
-        Ok(())
+        None
     }
 
     /// Event time has come to `now`.
@@ -45,16 +45,17 @@ impl Window {
         self.watermark = self.watermark.max(Mono(now.0.saturating_sub(WINDOW_NS)));
     }
 
-    /// True if more events wait than may.
-    pub(crate) fn is_over_full(&self) -> bool {
-        self.pending.len() > self.capacity
-    }
-
-    /// Lets the oldest event be due although its time has not come.
-    pub(crate) fn force_oldest(&mut self) {
-        if let Some(oldest) = self.pending.front() {
-            self.watermark = self.watermark.max(oldest.at);
+    /// If more events wait than may, lets the older half of them be due although their time has not come; tells how
+    /// many that are.
+    pub(crate) fn relieve(&mut self) -> usize {
+        if self.pending.len() <= self.capacity {
+            return 0;
         }
+        let half = self.pending.len().div_ceil(2);
+        if let Some(event) = self.pending.get(half - 1) {
+            self.watermark = self.watermark.max(event.at);
+        }
+        half
     }
 
     /// The moment of the oldest event, if it is due.
@@ -104,26 +105,27 @@ mod tests {
     fn events_leave_by_time_and_those_behind_are_given_back() {
         let mut window = Window::new(10);
         for at in [50, 20, 30] {
-            assert!(window.push(event(at, 0)).is_ok());
+            assert!(window.push(event(at, 0)).is_none());
         }
         assert_eq!(drain(&mut window), Vec::<u64>::new());
         window.advance(Mono(WINDOW_NS + 30));
         assert_eq!(drain(&mut window), [20, 30]);
-        assert!(window.push(event(29, 0)).is_err());
-        assert!(window.push(event(30, 0)).is_ok());
+        assert!(window.push(event(29, 0)).is_some());
+        assert!(window.push(event(30, 0)).is_none());
         assert_eq!(drain(&mut window), [30]);
         assert_eq!(window.next_due(), Some(Mono(50 + WINDOW_NS)));
     }
 
     #[test]
-    fn a_full_window_lets_the_oldest_go_and_stays_in_order() {
-        let mut window = Window::new(1);
-        assert!(window.push(event(10, 0)).is_ok());
-        assert!(!window.is_over_full());
-        assert!(window.push(event(20, 0)).is_ok());
-        assert!(window.is_over_full());
-        window.force_oldest();
-        assert_eq!(drain(&mut window), [10]);
-        assert!(window.push(event(5, 0)).is_err());
+    fn a_full_window_lets_the_older_half_go_and_stays_in_order() {
+        let mut window = Window::new(3);
+        for at in [30, 10, 40] {
+            assert!(window.push(event(at, 0)).is_none());
+            assert_eq!(window.relieve(), 0);
+        }
+        assert!(window.push(event(20, 0)).is_none());
+        assert_eq!(window.relieve(), 2);
+        assert_eq!(drain(&mut window), [10, 20]);
+        assert!(window.push(event(5, 0)).is_some());
     }
 }

@@ -5,8 +5,8 @@ use crate::episode::End;
 use crate::event::Workload;
 use crate::pods::Container;
 use crate::termination::{
-    BySource, Connections, ContainerEnd, Evidence, Lost, PodName, Requests, State, Step, StepSource, Termination,
-    TimelineStep,
+    BySource, Connections, ContainerEnd, Evidence, Lost, PodName, Requests, State, Step, StepSource,
+    Termination, TimelineStep,
 };
 use crate::time::Mono;
 use crate::totals::seconds;
@@ -61,7 +61,10 @@ pub(crate) fn report(end: End<'_>, scope: Scope<'_>, state: State, node: &str) -
         lost_inferred,
         by_source: BySource { same_node, unknown: lost.total() - same_node, ..BySource::default() },
         expected: end.episode.expected,
-        probes_excluded: counters.probes_refused.iter().fold(counters.probes, |sum, n| sum.saturating_add(*n)),
+        probes_excluded: counters
+            .probes_refused
+            .iter()
+            .fold(counters.probes, |sum, n| sum.saturating_add(*n)),
         tail_seconds: end.tail().map(seconds),
         tail_censored: end.tail_censored(),
         prestop_sleep_seconds: fact.and_then(|fact| fact.prestop_sleep_seconds),
@@ -79,7 +82,9 @@ pub(crate) fn report(end: End<'_>, scope: Scope<'_>, state: State, node: &str) -
 
 /// Stop signal to exit of the slowest container.
 pub(crate) fn exit_duration(end: End<'_>) -> Option<u64> {
-    end.containers().filter_map(|c| c.signal.zip(c.exit).map(|((signal, _), (exit, _))| exit.since(signal))).max()
+    end.containers()
+        .filter_map(|c| c.signal.zip(c.exit).map(|((signal, _), (exit, _))| exit.since(signal)))
+        .max()
 }
 
 /// Last close of a port's last listener after the stop signal.
@@ -90,13 +95,20 @@ pub(crate) fn unlistened(end: End<'_>) -> Option<Mono> {
 
 /// A moment by the wall clock of the episode; by the monotonic clock alone if that was never sampled.
 pub(crate) fn wall(end: End<'_>, at: Mono) -> Timestamp {
-    end.episode.offset.map_or_else(|| Timestamp(i64::try_from(at.0).unwrap_or(i64::MAX)), |offset| offset.wall(at))
+    end.episode
+        .offset
+        .map_or_else(|| Timestamp(i64::try_from(at.0).unwrap_or(i64::MAX)), |offset| offset.wall(at))
 }
 
 /// By time: records that came behind the reorder window are in the order of their arrival.
 fn evidence(end: End<'_>) -> Vec<Evidence> {
-    let mut all: Vec<Evidence> =
-        end.pod.evidence.items.iter().map(|(at, _, loss)| Evidence::of(loss, wall(end, *at))).collect();
+    let mut all: Vec<Evidence> = end
+        .pod
+        .evidence
+        .items
+        .iter()
+        .map(|(at, _, loss)| Evidence::of(loss, wall(end, loss.attempted.unwrap_or(*at))))
+        .collect();
     all.sort_by_key(|evidence| evidence.at);
     all
 }
@@ -108,7 +120,8 @@ fn lost(counters: &Counters) -> (Lost, u64) {
     for class in Class::ALL {
         for phase in [Phase::Deleting, Phase::Stopping] {
             let counts = counters.lost[class as usize][phase as usize];
-            lost.0[class as usize] = counts.iter().fold(lost.0[class as usize], |sum, n| sum.saturating_add(*n));
+            lost.0[class as usize] =
+                counts.iter().fold(lost.0[class as usize], |sum, n| sum.saturating_add(*n));
             inferred = inferred.saturating_add(counts[Confidence::Inferred as usize]);
         }
     }
@@ -189,9 +202,12 @@ fn timeline(end: End<'_>, scope: Scope<'_>) -> Vec<TimelineStep> {
     let mut add = |step, at: Option<Mono>, container: Option<&Container>, port| {
         let Some(at) = at else { return };
         let (source, accuracy_ns) = match step {
-            Step::Requested | Step::Seen | Step::SliceNotReady | Step::SliceUnserving | Step::SliceGone | Step::Gone => {
-                (StepSource::Api, None)
-            }
+            Step::Requested
+            | Step::Seen
+            | Step::SliceNotReady
+            | Step::SliceUnserving
+            | Step::SliceGone
+            | Step::Gone => (StepSource::Api, None),
             Step::StopSignal
             | Step::ListenerClosed
             | Step::LastNewConnection
@@ -208,7 +224,11 @@ fn timeline(end: End<'_>, scope: Scope<'_>) -> Vec<TimelineStep> {
         add(Step::Exited, container.exit.map(|(at, _)| at), Some(container), None);
     }
     for close in &end.pod.listeners {
-        let of = end.pod.containers.iter().find(|container| close.container.is_some() && container.index == close.container);
+        let of = end
+            .pod
+            .containers
+            .iter()
+            .find(|container| close.container.is_some() && container.index == close.container);
         add(Step::ListenerClosed, Some(close.at), of, Some(close.port));
     }
     if matches!(scope, Scope::Pod) {

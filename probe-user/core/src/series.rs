@@ -87,8 +87,11 @@ pub(crate) fn counter(number: usize) -> (&'static str, Vec<&'static str>) {
         }
         LATE_CONNECTIONS..LATE_REQUESTS => {
             let n = number - LATE_CONNECTIONS;
-            let labels =
-                vec![["deleting", "stopping"][n / 6], ["served", "lost", "idle"][n / 2 % 3], ["no", "fallback"][n % 2]];
+            let labels = vec![
+                ["deleting", "stopping"][n / 6],
+                ["served", "lost", "idle"][n / 2 % 3],
+                ["no", "fallback"][n % 2],
+            ];
             ("late_connections", labels)
         }
         LATE_REQUESTS..POD_TERMINATIONS => {
@@ -97,7 +100,8 @@ pub(crate) fn counter(number: usize) -> (&'static str, Vec<&'static str>) {
         }
         POD_TERMINATIONS..CONTAINER_TERMINATIONS => {
             let n = number - POD_TERMINATIONS;
-            let labels = vec![Trigger::ALL[n / 8].name(), Outcome::ALL[n / 2 % 4].name(), ["none", "some"][n % 2]];
+            let labels =
+                vec![Trigger::ALL[n / 8].name(), Outcome::ALL[n / 2 % 4].name(), ["none", "some"][n % 2]];
             ("pod_terminations", labels)
         }
         CONTAINER_TERMINATIONS..TAIL_CENSORED => {
@@ -148,7 +152,10 @@ mod tests {
         let described = |number: usize| counter(number).1;
         for class in Class::ALL {
             for confidence in Confidence::ALL {
-                assert_eq!(described(lost(class, confidence, true)), [class.name(), confidence.name(), "terminating"]);
+                assert_eq!(
+                    described(lost(class, confidence, true)),
+                    [class.name(), confidence.name(), "terminating"]
+                );
             }
         }
         assert_eq!(described(late_connections(1, 2, true)), ["stopping", "idle", "fallback"]);

@@ -62,7 +62,9 @@ impl Slots {
     pub(crate) fn is_leftover(&self, slot: SlotRef, at: Mono) -> bool {
         let entry = usize::try_from(slot.slot).ok().and_then(|slot| self.entries.get(slot));
         entry.is_some_and(|entry| {
-            entry.generation == slot.generation && entry.pod.is_none() && at.since(entry.released) <= LEFTOVER_NS
+            entry.generation == slot.generation
+                && entry.pod.is_none()
+                && at.since(entry.released) <= LEFTOVER_NS
         })
     }
 

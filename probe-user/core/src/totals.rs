@@ -175,7 +175,14 @@ impl Totals {
     }
 
     /// Adds to a counter.
-    pub(crate) fn add(&mut self, ix: WorkloadIx, counter: usize, count: u64, at: Mono, exemplar: Option<Exemplar>) {
+    pub(crate) fn add(
+        &mut self,
+        ix: WorkloadIx,
+        counter: usize,
+        count: u64,
+        at: Mono,
+        exemplar: Option<Exemplar>,
+    ) {
         if count == 0 {
             return;
         }
@@ -249,7 +256,9 @@ impl Totals {
                 let value = Value::Counter(if is_held { 0 } else { *value });
                 out.push(Series { family, labels: labels(&rest), value, exemplar });
             }
-            for (number, (histogram, life)) in workload.histograms.iter().zip(&workload.histogram_life).enumerate() {
+            for (number, (histogram, life)) in
+                workload.histograms.iter().zip(&workload.histogram_life).enumerate()
+            {
                 let Some(is_held) = is_held(*life, now) else { continue };
                 let (family, rest) = series::histogram(number);
                 let shown = if is_held { Histogram::default() } else { *histogram };
@@ -258,7 +267,12 @@ impl Totals {
             }
             let (pods, connections) = gauges.get(&ix).copied().unwrap_or_default();
             for (family, value) in [("terminating_pods", pods), ("terminating_connections", connections)] {
-                out.push(Series { family, labels: labels(&[]), value: Value::Gauge(value as f64), exemplar: None });
+                out.push(Series {
+                    family,
+                    labels: labels(&[]),
+                    value: Value::Gauge(value as f64),
+                    exemplar: None,
+                });
             }
         }
     }

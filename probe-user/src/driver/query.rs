@@ -2,6 +2,7 @@
 //! busy or gone costs the asker an error, never a hang.
 
 use crate::kernel::{MapUsage, ProgramStats};
+use probe_core::advice::WorkloadAdvice;
 use probe_core::snapshot::Snapshot;
 use probe_core::termination::{Filter, Listing, Restart, Termination};
 use std::collections::BTreeMap;
@@ -58,6 +59,7 @@ pub(crate) enum Query {
     },
     Terminations(Filter, oneshot::Sender<Listing<Termination>>),
     Restarts(Filter, oneshot::Sender<Listing<Restart>>),
+    Advice(Filter, oneshot::Sender<Vec<WorkloadAdvice>>),
 }
 
 /// The asking side; cheap to clone.
@@ -85,6 +87,11 @@ impl Handle {
     /// Container restarts, newest first.
     pub async fn restarts(&self, filter: Filter) -> Result<Listing<Restart>, QueryError> {
         self.ask(|reply| Query::Restarts(filter, reply)).await
+    }
+
+    /// What the last rollout of each workload advises.
+    pub async fn advice(&self, filter: Filter) -> Result<Vec<WorkloadAdvice>, QueryError> {
+        self.ask(|reply| Query::Advice(filter, reply)).await
     }
 
     async fn ask<T>(&self, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Result<T, QueryError> {

@@ -1,7 +1,7 @@
 //! The exposition as scrapers see it: golden text, golden names, and promtool's opinion.
 
 use super::*;
-use expect_test::{expect, expect_file};
+use expect_test::expect_file;
 use probe_core::catalogue::LAG_BUCKETS;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -41,77 +41,8 @@ fn every_kind_of_series_has_its_form() {
         series("watched_pods", &["one label too many"], Value::Gauge(3.0)),
         series("no_such_family", &[], Value::Gauge(3.0)),
     ]);
-    expect![[r##"
-        # HELP drainscope_lost_requests Requests and connection attempts that the client cannot have had answered.
-        # TYPE drainscope_lost_requests counter
-        drainscope_lost_requests_total{target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment",reason="refused",confidence="observed",phase="terminating"} 7 # {pod="api-x2",node="n3"} 2.0 1795305600.5
-        # HELP drainscope_traffic_tail_duration_seconds Deletion seen to last new connection: what a preStop sleep has to cover. Uncensored samples only.
-        # TYPE drainscope_traffic_tail_duration_seconds histogram
-        # UNIT drainscope_traffic_tail_duration_seconds seconds
-        drainscope_traffic_tail_duration_seconds_sum{target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 321.5
-        drainscope_traffic_tail_duration_seconds_count{target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 3
-        drainscope_traffic_tail_duration_seconds_bucket{le="0.05",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 0
-        drainscope_traffic_tail_duration_seconds_bucket{le="0.1",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 0
-        drainscope_traffic_tail_duration_seconds_bucket{le="0.25",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 0
-        drainscope_traffic_tail_duration_seconds_bucket{le="0.5",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 2
-        drainscope_traffic_tail_duration_seconds_bucket{le="1.0",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 2
-        drainscope_traffic_tail_duration_seconds_bucket{le="2.0",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 2
-        drainscope_traffic_tail_duration_seconds_bucket{le="3.0",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 2
-        drainscope_traffic_tail_duration_seconds_bucket{le="5.0",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 2
-        drainscope_traffic_tail_duration_seconds_bucket{le="10.0",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 2
-        drainscope_traffic_tail_duration_seconds_bucket{le="15.0",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 2
-        drainscope_traffic_tail_duration_seconds_bucket{le="30.0",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 2
-        drainscope_traffic_tail_duration_seconds_bucket{le="60.0",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 2
-        drainscope_traffic_tail_duration_seconds_bucket{le="120.0",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 2
-        drainscope_traffic_tail_duration_seconds_bucket{le="300.0",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 2
-        drainscope_traffic_tail_duration_seconds_bucket{le="+Inf",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 3
-        # HELP drainscope_watched_pods Pods whose connections the kernel programs watch.
-        # TYPE drainscope_watched_pods gauge
-        drainscope_watched_pods 3.0
-        # HELP drainscope_build The agent's version.
-        # TYPE drainscope_build info
-        drainscope_build_info{version="1.2.3"} 1
-        # HELP process_cpu_seconds User and system CPU time of the agent.
-        # TYPE process_cpu_seconds counter
-        # UNIT process_cpu_seconds seconds
-        process_cpu_seconds_total 0.25
-        # EOF
-    "##]]
-    .assert_eq(&text);
-    expect![[r##"
-        # HELP drainscope_lost_requests_total Requests and connection attempts that the client cannot have had answered.
-        # TYPE drainscope_lost_requests_total counter
-        drainscope_lost_requests_total{target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment",reason="refused",confidence="observed",phase="terminating"} 7
-        # HELP drainscope_traffic_tail_duration_seconds Deletion seen to last new connection: what a preStop sleep has to cover. Uncensored samples only.
-        # TYPE drainscope_traffic_tail_duration_seconds histogram
-        drainscope_traffic_tail_duration_seconds_sum{target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 321.5
-        drainscope_traffic_tail_duration_seconds_count{target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 3
-        drainscope_traffic_tail_duration_seconds_bucket{le="0.05",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 0
-        drainscope_traffic_tail_duration_seconds_bucket{le="0.1",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 0
-        drainscope_traffic_tail_duration_seconds_bucket{le="0.25",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 0
-        drainscope_traffic_tail_duration_seconds_bucket{le="0.5",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 2
-        drainscope_traffic_tail_duration_seconds_bucket{le="1.0",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 2
-        drainscope_traffic_tail_duration_seconds_bucket{le="2.0",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 2
-        drainscope_traffic_tail_duration_seconds_bucket{le="3.0",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 2
-        drainscope_traffic_tail_duration_seconds_bucket{le="5.0",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 2
-        drainscope_traffic_tail_duration_seconds_bucket{le="10.0",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 2
-        drainscope_traffic_tail_duration_seconds_bucket{le="15.0",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 2
-        drainscope_traffic_tail_duration_seconds_bucket{le="30.0",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 2
-        drainscope_traffic_tail_duration_seconds_bucket{le="60.0",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 2
-        drainscope_traffic_tail_duration_seconds_bucket{le="120.0",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 2
-        drainscope_traffic_tail_duration_seconds_bucket{le="300.0",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 2
-        drainscope_traffic_tail_duration_seconds_bucket{le="+Inf",target_namespace="shop",target_workload="a\"pi\\",target_workload_kind="Deployment"} 3
-        # HELP drainscope_watched_pods Pods whose connections the kernel programs watch.
-        # TYPE drainscope_watched_pods gauge
-        drainscope_watched_pods 3.0
-        # HELP drainscope_build_info The agent's version.
-        # TYPE drainscope_build_info gauge
-        drainscope_build_info{version="1.2.3"} 1
-        # HELP process_cpu_seconds_total User and system CPU time of the agent.
-        # TYPE process_cpu_seconds_total counter
-        process_cpu_seconds_total 0.25
-    "##]]
-    .assert_eq(&prometheus::from_open_metrics(&text));
+    expect_file!["golden/openmetrics.txt"].assert_eq(&text);
+    expect_file!["golden/prometheus.txt"].assert_eq(&prometheus::from_open_metrics(&text));
 }
 
 #[test]

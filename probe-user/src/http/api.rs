@@ -83,8 +83,22 @@ pub async fn restarts(State(app): State<App>, asked: Asked) -> Response {
     }
 }
 
+/// GET /api/v1/advice: what the last rollout of each workload advises.
+pub async fn advice(State(app): State<App>, asked: Asked) -> Response {
+    match filter_of(asked) {
+        Ok(filter) => match app.links.handle.advice(filter).await {
+            Ok(items) => json_response(StatusCode::OK, &serde_json::json!({ "items": items })),
+            Err(why) => error(StatusCode::SERVICE_UNAVAILABLE, why),
+        },
+        Err(why) => error(StatusCode::BAD_REQUEST, why),
+    }
+}
+
 /// GET /api/v1/terminations/{namespace}/{pod}: the newest of that name.
-pub async fn termination(State(app): State<App>, asked: Result<Path<(String, String)>, PathRejection>) -> Response {
+pub async fn termination(
+    State(app): State<App>,
+    asked: Result<Path<(String, String)>, PathRejection>,
+) -> Response {
     let (namespace, pod) = match asked {
         Ok(Path(names)) => names,
         Err(why) => return error(StatusCode::BAD_REQUEST, why.body_text()),

@@ -361,9 +361,8 @@ fn servers_whose_driver_is_gone_say_so() {
         }
     });
     assert_eq!(answer, Some(crate::driver::query::QueryError::Ending));
-    let response = servers.runtime.block_on(super::metrics::metrics(
-        axum::extract::State(servers.app.clone()),
-        axum::http::HeaderMap::new(),
-    ));
+    let response = servers
+        .runtime
+        .block_on(metrics::metrics(axum::extract::State(servers.app.clone()), axum::http::HeaderMap::new()));
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
 }

@@ -2,9 +2,8 @@
 //! left keeps its watches for a while: the slices still change after the pod is gone, and the next pod may come at once.
 
 use crate::clock::mono_now;
-use crate::kube::table::KINDS;
 use crate::kube::watch::{Shared, Watch};
-use probe_core::event::{Anomaly, Event, Fact, WatchHealth, WatchKind};
+use probe_core::event::{Anomaly, Event, Fact};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -15,19 +14,12 @@ use tokio::time::Instant;
 /// pods per node keeps real nodes below it.
 const NAMESPACES_MAX: usize = 512;
 
-/// The two watches of a namespace.
+/// The two watches of a namespace. Dropping it tells them to end.
 struct Active {
+    stop: watch::Sender<bool>,
     tasks: [JoinHandle<()>; 2],
     /// No local pod since then.
     idle_since: Option<Instant>,
-}
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
-    }
 }
 
 /// Follows `wanted` until its sender or the driver is gone; `linger` is how long idle watches stay.
@@ -70,36 +62,27 @@ pub async fn run(shared: Shared, mut wanted: watch::Receiver<Option<BTreeSet<Str
             .map(|(namespace, _)| namespace.clone())
             .collect();
         for namespace in over {
-            if end(&shared, &mut active, &namespace).await.is_err() {
-                return;
-            }
+            end(&mut active, &namespace).await;
         }
     }
 }
 
 fn begin(shared: &Shared, namespace: &str) -> Active {
-    let services = Watch::services(shared.clone(), namespace);
-    let slices = Watch::endpoint_slices(shared.clone(), namespace);
-    Active { tasks: [tokio::spawn(services.run()), tokio::spawn(slices.run())], idle_since: None }
+    let (stop, stopping) = watch::channel(false);
+    let services = Watch::services(shared.clone(), namespace).run_until(stopping.clone());
+    let slices = Watch::endpoint_slices(shared.clone(), namespace).run_until(stopping);
+    Active { stop, tasks: [tokio::spawn(services), tokio::spawn(slices)], idle_since: None }
 }
 
-async fn end(
-    shared: &Shared,
-    active: &mut BTreeMap<String, Active>,
-    namespace: &str,
-) -> Result<(), tokio::sync::mpsc::error::SendError<Event>> {
-    let Some(mut ended) = active.remove(namespace) else { return Ok(()) };
-    for task in &mut ended.tasks {
-        task.abort();
-        // Its last fact must not come after the one below; the error only says that it was aborted.
-        drop(task.await);
+/// Waits until both have said their last word: a new watch of the namespace must not come before it.
+async fn end(active: &mut BTreeMap<String, Active>, namespace: &str) {
+    let Some(ended) = active.remove(namespace) else { return };
+    ended.stop.send_replace(true);
+    for task in ended.tasks {
+        if let Err(error) = task.await {
+            tracing::error!(%error, namespace, "a watch ended badly");
+        }
     }
-    for watch in KINDS.into_iter().filter(|kind| *kind != WatchKind::Pods) {
-        shared.table.health(watch, namespace, WatchHealth::Ended, None);
-        let fact = Fact::Watch { watch, namespace: namespace.to_owned(), health: WatchHealth::Ended };
-        shared.sink.send(Event { at: mono_now(), fact }).await?;
-    }
-    Ok(())
 }
 
 fn too_many() -> Event {

@@ -162,6 +162,7 @@ mod tests {
             .to_string()
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the rest is shown as it is")]
     fn summary(facts: &mut Vec<Fact>) -> Vec<String> {
         let text = |fact: Fact| match fact {
             Fact::Pod(pod) => format!("pod {}", pod.uid),

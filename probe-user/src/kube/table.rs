@@ -7,8 +7,7 @@ use probe_core::time::Mono;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Every kind of watch.
-pub const KINDS: [WatchKind; 3] = [WatchKind::Pods, WatchKind::Services, WatchKind::EndpointSlices];
+const KINDS: [WatchKind; 3] = [WatchKind::Pods, WatchKind::Services, WatchKind::EndpointSlices];
 
 /// The kind's name in labels and in `/status`.
 #[must_use]
@@ -16,7 +15,7 @@ pub const fn kind_name(kind: WatchKind) -> &'static str {
     match kind {
         WatchKind::Pods => "pods",
         WatchKind::Services => "services",
-        WatchKind::EndpointSlices => "endpoint_slices",
+        WatchKind::EndpointSlices => "endpointslices",
     }
 }
 

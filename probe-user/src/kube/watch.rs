@@ -4,6 +4,7 @@
 
 use crate::clock::mono_now;
 use crate::kube::page::{Page, WatchEvent, watch_event};
+use crate::kube::retry::{Backoff, Timing, WatchError, random};
 use crate::kube::store::Known;
 use crate::kube::stream::{LINE_MAX, Line, next_line};
 use crate::kube::table::{WatchTable, kind_name};
@@ -13,12 +14,9 @@ use kube::core::Request;
 use kube::core::params::{ListParams, WatchParams};
 use probe_core::event::{Anomaly, Event, Fact, WatchHealth, WatchKind};
 use std::collections::BTreeSet;
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use thiserror::Error;
+use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
@@ -27,36 +25,9 @@ const PAGE_LIMIT: u32 = 100;
 /// Longest page: a hundred objects of etcd's largest size would be longer, and then the list fails and says so.
 const PAGE_BYTES_MAX: u64 = 64 << 20;
 /// Most pages of one list: ten times what a watch remembers.
-const PAGES_MAX: usize = 1000;
+pub(super) const PAGES_MAX: usize = 1000;
 /// Room for lines that is kept between events; a longer one is given back.
 const LINE_KEPT: usize = 64 << 10;
-
-/// How long a watch waits for what.
-#[derive(Clone, Copy, Debug)]
-pub struct Timing {
-    /// For the response's head, and for each page of a list.
-    pub request: Duration,
-    /// For the next event or bookmark. The API server sends a bookmark about every minute: two of them and some.
-    pub idle: Duration,
-    /// After this long of an open but silent stream, a broken watch counts as in sync again.
-    pub quiet: Duration,
-    /// First pause after a failure; doubled each time.
-    pub backoff_min: Duration,
-    /// Longest pause after a failure.
-    pub backoff_max: Duration,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            request: Duration::from_secs(30),
-            idle: Duration::from_secs(130),
-            quiet: Duration::from_secs(1),
-            backoff_min: Duration::from_millis(250),
-            backoff_max: Duration::from_secs(10),
-        }
-    }
-}
 
 /// What every watch needs.
 #[derive(Clone)]
@@ -69,103 +40,6 @@ pub struct Shared {
     pub table: Arc<WatchTable>,
     /// Waits.
     pub timing: Timing,
-}
-
-/// Why a watch has to start anew; each is retried.
-#[derive(Debug, Error)]
-enum WatchError {
-    /// The API refused or could not be reached: pause, then again.
-    #[error("{}", brief(.0))]
-    Api(#[from] kube::Error),
-    /// The stream broke: pause, then resume.
-    #[error("the stream broke: {0}")]
-    Stream(#[from] io::Error),
-    /// No answer in time: pause, then again.
-    #[error("no answer within {0:?}")]
-    Timeout(Duration),
-    /// Nothing came for too long: resume on a new connection.
-    #[error("neither event nor bookmark within {0:?}")]
-    Idle(Duration),
-    /// The resource version is expired: list anew.
-    #[error("the resource version is expired")]
-    Expired,
-    /// The server ended the watch by an ERROR event: list anew.
-    #[error("the server ended the watch with code {0}")]
-    Ended(u16),
-    /// An answer that is no list: pause, then again.
-    #[error("the answer is no list: {0}")]
-    NoList(#[from] serde_json::Error),
-    /// A list without an end: pause, then again.
-    #[error("the list has more than {PAGES_MAX} pages")]
-    Endless,
-    /// The agent is ending.
-    #[error("the agent is ending")]
-    Closed,
-}
-
-impl WatchError {
-    /// Following on from the same version makes no sense.
-    fn needs_list(&self) -> bool {
-        match self {
-            Self::Expired | Self::Ended(_) => true,
-            // Expired, or a version that the server does not take (400, 422) or does not know yet (504).
-            Self::Api(kube::Error::Api(status)) => matches!(status.code, 400 | 410 | 422 | 504),
-            Self::Api(_)
-            | Self::Stream(_)
-            | Self::Timeout(_)
-            | Self::Idle(_)
-            | Self::NoList(_)
-            | Self::Endless
-            | Self::Closed => false,
-        }
-    }
-
-    /// How long the server asks to be left alone.
-    fn retry_after(&self) -> Duration {
-        let Self::Api(kube::Error::Api(status)) = self else { return Duration::ZERO };
-        let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
-        Duration::from_secs(seconds.into())
-    }
-}
-
-/// The message of an API error without the whole Status behind it.
-fn brief(error: &kube::Error) -> String {
-    if let kube::Error::Api(status) = error {
-        return format!("the API answered {}: {}", status.code, status.message);
-    }
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        cause = inner.source();
-    }
-    text
-}
-
-/// Pauses between failures: doubled each time, with jitter, so that the agents of a cluster do not return all at once.
-struct Backoff {
-    next: Duration,
-    timing: Timing,
-}
-
-impl Backoff {
-    fn reset(&mut self) {
-        self.next = self.timing.backoff_min;
-    }
-
-    fn failed(&mut self) -> Duration {
-        let base = self.next;
-        self.next = (base * 2).min(self.timing.backoff_max);
-        base / 2 + base.mul_f64(f64::from(random()) / f64::from(u32::MAX) / 2.0)
-    }
-}
-
-/// Different on each call and node: the seed of the standard library's hash tables is random.
-fn random() -> u32 {
-    u32::try_from(RandomState::new().build_hasher().finish() >> 32).unwrap_or(0)
 }
 
 /// One watch.
@@ -208,7 +82,7 @@ impl Watch {
 
     fn new(shared: Shared, kind: WatchKind, namespace: &str, path: String) -> Self {
         shared.table.started(kind, namespace);
-        let backoff = Backoff { next: shared.timing.backoff_min, timing: shared.timing };
+        let backoff = Backoff::new(shared.timing);
         Self {
             shared,
             kind,
@@ -223,19 +97,35 @@ impl Watch {
         }
     }
 
+    /// Runs until `stop` says so or its sender is gone; then everything that it has reported is gone too.
+    pub async fn run_until(mut self, mut stop: watch::Receiver<bool>) {
+        tokio::select! {
+            () = self.keep_on() => return,
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+        self.known.listed(&BTreeSet::new(), &mut self.facts);
+        // An error means that the driver has gone: nobody needs to know any more.
+        drop(self.health(WatchHealth::Ended, None).await);
+    }
+
     /// Runs until the driver's queue is closed.
     pub async fn run(mut self) {
+        self.keep_on().await;
+    }
+
+    async fn keep_on(&mut self) {
         let mut version: Option<String> = None;
         loop {
             let began = Instant::now();
+            let followed = version.is_some();
             let result = match version.as_mut() {
                 None => self.list().await.map(|listed| version = Some(listed)),
                 Some(version) => self.follow(version).await,
             };
             match result {
                 // A server that ends each watch at once must not be asked without a pause.
-                Ok(()) if began.elapsed() < self.shared.timing.backoff_min => {
-                    tokio::time::sleep(self.shared.timing.backoff_min / 4).await;
+                Ok(()) if followed && began.elapsed() < self.shared.timing.quiet => {
+                    tokio::time::sleep(self.backoff.failed()).await;
                 }
                 Ok(()) => {}
                 Err(WatchError::Closed) => return,

@@ -79,12 +79,18 @@ fn a_rollout_is_followed_step_by_step() {
 fn a_namespace_is_left_some_time_after_its_last_pod() {
     let store = Store::new();
     store.create(Kind::Pods, pod("shop", "a", NODE)).expect("created");
+    store.create(Kind::Services, service("shop", "web")).expect("created");
     let server = serve(&store);
     let mut watches = Watches::begin(&server, Duration::from_millis(200));
     watches.until_health(WatchKind::Services, "shop", WatchHealth::Synced);
     store.remove(Kind::Pods, "shop", "a").expect("removed");
     watches.until_health(WatchKind::Services, "shop", WatchHealth::Ended);
     watches.until_health(WatchKind::EndpointSlices, "shop", WatchHealth::Ended);
+    assert_eq!(
+        watches.count(|fact| matches!(fact, Fact::ServiceGone { .. })),
+        1,
+        "what it knew goes with it"
+    );
     assert!(server.open_watches() >= 1, "pods are still watched");
     let again = store.create(Kind::Pods, pod("shop", "b", NODE)).expect("created");
     watches.until_pod("the next pod is there", &uid(&again), |pod| pod.is_some());

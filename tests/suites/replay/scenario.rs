@@ -134,8 +134,11 @@ impl Runner {
         for item in self.monitor.terminations(&Filter::default()).items {
             self.pretty("termination", &item);
             let workload = &item.workload;
-            if let Some(advice) = self.monitor.advice(&item.pod.namespace, &workload.kind, &workload.name) {
-                self.line("advice", &advice);
+            let advised = self
+                .monitor
+                .advice(&Filter { namespace: Some(item.pod.namespace.clone()), ..Filter::default() });
+            if let Some(of) = advised.iter().find(|of| of.workload == *workload) {
+                self.line("advice", &of.advice);
             }
         }
         for item in self.monitor.restarts(&Filter::default()).items {

@@ -1,7 +1,6 @@
 //! Facts from the API: pods, services, slices, and the health of their watches.
 
 use super::Monitor;
-use crate::command::Command;
 use crate::episode::Episode;
 use crate::event::{Anomaly, Key, Pod, Service, Slice, WatchHealth, WatchKind};
 use crate::limits::SECOND;
@@ -10,7 +9,7 @@ use crate::time::Mono;
 use std::collections::BTreeSet;
 
 /// Longest name that Kubernetes allows (DNS subdomain); uids and container ids are shorter.
-const MAX_NAME: usize = 253;
+pub(super) const MAX_NAME: usize = 253;
 /// Addresses of one pod: one per family, and some.
 const MAX_ADDRESSES: usize = 16;
 /// Addresses of the node itself: dual stack, and what they were before.
@@ -27,7 +26,8 @@ impl Monitor {
         if cut(&mut fact) {
             self.note(Anomaly::TooMany, 1);
         }
-        if fact.terminal && self.pods.find(&fact.uid).is_none() && self.pods.find(&fact.cgroup_uid).is_none() {
+        if fact.terminal && self.pods.find(&fact.uid).is_none() && self.pods.find(&fact.cgroup_uid).is_none()
+        {
             // It ended before it was known: nothing of it can be watched.
             return;
         }
@@ -50,7 +50,10 @@ impl Monitor {
             pod.terminal = pod.terminal.or(Some(at));
         }
         let with_id = fact.containers.iter().filter(|status| !status.id.is_empty()).count();
-        if with_id > 0 && with_id == fact.containers.len() && fact.containers.iter().all(|s| s.exit_code.is_some()) {
+        if with_id > 0
+            && with_id == fact.containers.len()
+            && fact.containers.iter().all(|s| s.exit_code.is_some())
+        {
             pod.api_exited = pod.api_exited.or(Some(at));
         } else {
             pod.api_exited = None;
@@ -94,10 +97,13 @@ impl Monitor {
     }
 
     /// Matches container ids with the status, and begins the end of one that stopped before it had a name.
-    fn name_containers(&mut self, pod: &mut PodState) {
+    pub(super) fn name_containers(&mut self, pod: &mut PodState) {
         let Some(fact) = pod.fact.take() else { return };
         for container in &mut pod.containers {
-            let Some(status) = fact.containers.iter().find(|s| !s.id.is_empty() && s.id == container.id) else { continue };
+            let Some(status) = fact.containers.iter().find(|s| !s.id.is_empty() && s.id == container.id)
+            else {
+                continue;
+            };
             if container.name.is_none() {
                 container.name = Some(status.name.clone());
             }
@@ -108,7 +114,8 @@ impl Monitor {
         pod.fact = Some(fact);
         self.count_ignored(pod);
         self.drop_replaced(pod);
-        let stopped = pod.named().filter(|container| !container.concluded).filter_map(Container::stopped).min();
+        let stopped =
+            pod.named().filter(|container| !container.concluded).filter_map(Container::stopped).min();
         if let Some(stopped) = stopped {
             self.begin(pod, stopped);
         }
@@ -117,16 +124,24 @@ impl Monitor {
     fn see_deletion(&mut self, at: Mono, pod: &mut PodState) {
         let Some(deletion) = pod.fact.as_ref().and_then(|fact| fact.deletion) else { return };
         // What is over was not stopped by this, and what never ran has nothing to lose.
-        let is_over = pod.terminal.is_some() && pod.episode.as_ref().is_none_or(|episode| episode.seen.is_none());
+        let is_over =
+            pod.terminal.is_some() && pod.episode.as_ref().is_none_or(|episode| episode.seen.is_none());
         let has_run = !pod.containers.is_empty()
-            || pod.fact.as_ref().is_some_and(|fact| fact.containers.iter().any(|status| !status.id.is_empty()));
+            || pod
+                .fact
+                .as_ref()
+                .is_some_and(|fact| fact.containers.iter().any(|status| !status.id.is_empty()));
         if is_over || !has_run {
             return;
         }
         let synced = self.is_synced(WatchKind::Pods, "");
+        let is_alive = pod.is_alive();
         self.begin(pod, at);
         let Some(episode) = pod.episode.as_mut() else { return };
-        episode.grace = Some(deletion.grace_seconds);
+        // The kubelet's own last deletion has grace 0: a forced end is one that does not wait for the exits.
+        if deletion.grace_seconds > 0 || is_alive {
+            episode.grace = Some(deletion.grace_seconds);
+        }
         if episode.seen.is_some() {
             return;
         }
@@ -139,16 +154,16 @@ impl Monitor {
             .checked_sub(deletion.grace_seconds)
             .and_then(|seconds| seconds.checked_mul(i64::try_from(SECOND).unwrap_or(i64::MAX)));
         let now = episode.offset.map(|offset| offset.wall(at).0);
-        let is_sane = |requested: i64| now.is_none_or(|now| now.saturating_sub(requested).saturating_abs() < MAX_SKEW_NS);
+        let is_sane = |requested: i64| {
+            now.is_none_or(|now| now.saturating_sub(requested).saturating_abs() < MAX_SKEW_NS)
+        };
         match requested {
             Some(requested) if is_sane(requested) && (0..=MAX_SKEW_NS).contains(&deletion.grace_seconds) => {
                 episode.requested_unix_ns = Some(requested);
             }
             _ => self.note(Anomaly::BadObject, 1),
         }
-        if let Some(slot) = pod.slot {
-            self.command(Command::MarkDeleting { slot });
-        }
+        self.mark_deleting(pod);
     }
 
     pub(super) fn handle_pod_gone(&mut self, at: Mono, uid: &str) {
@@ -169,9 +184,7 @@ impl Monitor {
                     && synced
                 {
                     episode.seen = Some(at);
-                    if let Some(slot) = pod.slot {
-                        monitor.command(Command::MarkDeleting { slot });
-                    }
+                    monitor.mark_deleting(pod);
                 }
             }
             monitor.evaluate(pod, at);
@@ -185,7 +198,8 @@ impl Monitor {
         }
         let mut episode = Episode::new(at, self.wall.offset());
         let namespace = pod.fact.as_ref().map_or("", |fact| fact.key.namespace.as_str());
-        let has_gap = !self.is_synced(WatchKind::Pods, "") || !self.is_synced(WatchKind::EndpointSlices, namespace);
+        let has_gap =
+            !self.is_synced(WatchKind::Pods, "") || !self.is_synced(WatchKind::EndpointSlices, namespace);
         if has_gap {
             episode.troubles.insert("watch_gap");
         }
@@ -216,8 +230,13 @@ impl Monitor {
             self.note(Anomaly::BadObject, 1);
             return;
         }
-        let uids: BTreeSet<String> =
-            slice.endpoints.iter().map(|e| &e.pod_uid).filter(|uid| self.pods.find(uid).is_some()).cloned().collect();
+        let uids: BTreeSet<String> = slice
+            .endpoints
+            .iter()
+            .map(|e| &e.pod_uid)
+            .filter(|uid| self.pods.find(uid).is_some())
+            .cloned()
+            .collect();
         let limits = self.limits;
         match self.endpoints.put_slice(slice, limits.objects, limits.endpoints) {
             Ok(touched) => touched.iter().for_each(|service| self.update_service(at, service, &uids)),
@@ -271,7 +290,13 @@ impl Monitor {
         }
     }
 
-    pub(super) fn handle_watch(&mut self, at: Mono, watch: WatchKind, namespace: String, health: WatchHealth) {
+    pub(super) fn handle_watch(
+        &mut self,
+        at: Mono,
+        watch: WatchKind,
+        namespace: String,
+        health: WatchHealth,
+    ) {
         let key = (watch, namespace);
         if !self.watches.contains_key(&key) && self.watches.len() >= self.limits.objects {
             // Those that ended are kept only for pods that still settle.
@@ -327,7 +352,9 @@ fn is_usable(fact: &Pod) -> bool {
         && fact.workload.kind.len() <= MAX_NAME
         && fact.disruption.len() <= MAX_NAME
         && fact.containers.iter().all(|status| {
-            status.name.len() <= MAX_NAME && status.id.len() <= MAX_NAME && status.terminated_reason.len() <= MAX_NAME
+            status.name.len() <= MAX_NAME
+                && status.id.len() <= MAX_NAME
+                && status.terminated_reason.len() <= MAX_NAME
         })
 }
 

@@ -1,6 +1,7 @@
 //! Facts from the kernel side: cgroups, signals, exits, listeners, evidence, and readings of counters.
 
 use super::Monitor;
+use super::api::MAX_NAME;
 use crate::event::{Anomaly, Loss, WatchKind};
 use crate::pods::{Container, MAX_LISTENERS, PodState, Unlisten};
 use crate::series;
@@ -14,9 +15,9 @@ const SIGKILL: u32 = 9;
 const EXEMPLAR_CHARACTERS: usize = 128;
 
 impl Monitor {
-    pub(super) fn handle_cgroup(&mut self, at: Mono, id: u64, pod_uid: &str, container_id: String) {
-        if pod_uid.is_empty() || pod_uid.len() > 253 || container_id.len() > 253 {
-            self.note(Anomaly::BadCgroup, 1);
+    /// A cgroup is there: its pod gets a slot, its container an index.
+    pub(super) fn identify_cgroup(&mut self, id: u64, pod_uid: &str, container_id: &str) {
+        if !is_cgroup(pod_uid, container_id) {
             return;
         }
         let Some(ix) = self.find_or_create(pod_uid, "") else { return };
@@ -32,23 +33,24 @@ impl Monitor {
                 monitor.attach(pod);
             }
             if !container_id.is_empty() {
-                monitor.add_container(pod, id, container_id);
-                monitor.name_new_container(at, pod);
+                monitor.add_container(pod, id, container_id.to_owned());
             }
         });
     }
 
-    /// The status may have named the id before its cgroup was found.
-    fn name_new_container(&mut self, at: Mono, pod: &mut PodState) {
-        let name = pod.containers.last().and_then(|container| {
-            let fact = pod.fact.as_deref()?;
-            fact.containers.iter().find(|status| status.id == container.id).map(|status| status.name.clone())
-        });
-        if let (Some(container), Some(_)) = (pod.containers.last_mut(), &name) {
-            container.name = name;
-            self.drop_replaced(pod);
+    pub(super) fn handle_cgroup(&mut self, at: Mono, id: u64, pod_uid: &str, container_id: &str) {
+        if !is_cgroup(pod_uid, container_id) {
+            self.note(Anomaly::BadCgroup, 1);
+            return;
         }
-        self.evaluate(pod, at);
+        let Some(ix) = self.pods.of_cgroup(id) else { return };
+        self.with_pod(ix, |monitor, pod| {
+            // The status may have named the id before its cgroup was found.
+            if !container_id.is_empty() && !pod.done {
+                monitor.name_containers(pod);
+            }
+            monitor.evaluate(pod, at);
+        });
     }
 
     pub(super) fn handle_cgroup_gone(&mut self, at: Mono, id: u64) {
@@ -101,14 +103,7 @@ impl Monitor {
         self.stop(at, slot, index, open, |container| container.exit = container.exit.or(Some((at, status))));
     }
 
-    fn stop(
-        &mut self,
-        at: Mono,
-        slot: SlotRef,
-        index: u32,
-        open: u64,
-        change: impl FnOnce(&mut Container),
-    ) {
+    fn stop(&mut self, at: Mono, slot: SlotRef, index: u32, open: u64, change: impl FnOnce(&mut Container)) {
         let Some(ix) = self.pod_of_slot(slot) else { return };
         let mut is_stale = false;
         self.with_pod(ix, |monitor, pod| {
@@ -125,8 +120,8 @@ impl Monitor {
             monitor.begin(pod, at);
             monitor.count_ignored(pod);
             let namespace = pod.fact.as_ref().map_or("", |fact| fact.key.namespace.as_str());
-            let is_healthy =
-                monitor.is_synced(WatchKind::Pods, "") && monitor.is_synced(WatchKind::EndpointSlices, namespace);
+            let is_healthy = monitor.is_synced(WatchKind::Pods, "")
+                && monitor.is_synced(WatchKind::EndpointSlices, namespace);
             let is_ready = is_healthy && pod.services.values().any(|service| service.now.ready);
             if let Some(episode) = pod.episode.as_mut() {
                 episode.ready_at_stop = episode.ready_at_stop.or(Some(is_ready));
@@ -144,13 +139,22 @@ impl Monitor {
     /// Counts stop signals that an init ignored, once per container.
     pub(super) fn count_ignored(&mut self, pod: &mut PodState) {
         let Some(workload) = pod.workload else { return };
-        for container in pod.containers.iter_mut().filter(|c| c.name.is_some() && c.ignored && !c.ignored_counted) {
+        for container in
+            pod.containers.iter_mut().filter(|c| c.name.is_some() && c.ignored && !c.ignored_counted)
+        {
             container.ignored_counted = true;
             self.totals.add(workload, series::IGNORED, 1, self.now, None);
         }
     }
 
-    pub(super) fn handle_listener(&mut self, at: Mono, slot: SlotRef, container: Option<u32>, port: u16, is_open: bool) {
+    pub(super) fn handle_listener(
+        &mut self,
+        at: Mono,
+        slot: SlotRef,
+        container: Option<u32>,
+        port: u16,
+        is_open: bool,
+    ) {
         let Some(ix) = self.pod_of_slot(slot) else { return };
         let Some(pod) = self.pods.get_mut(ix) else { return };
         // A successor that listens on the port does not undo the close of the one before it.
@@ -168,7 +172,8 @@ impl Monitor {
     pub(super) fn handle_loss(&mut self, at: Mono, loss: Loss) {
         let Some(ix) = self.pod_of_slot(loss.slot) else { return };
         let Some(pod) = self.pods.get_mut(ix) else { return };
-        let is_local = self.addresses.contains_key(&loss.peer.ip) || self.node_addresses.contains(&loss.peer.ip);
+        let is_local =
+            self.addresses.contains_key(&loss.peer.ip) || self.node_addresses.contains(&loss.peer.ip);
         if !pod.evidence.push(at, is_local, loss, self.limits.evidence) {
             self.note(Anomaly::EvidenceDropped, 1);
         }
@@ -226,7 +231,13 @@ impl Monitor {
             pod.fallback.is_some_and(|since| pod.ledger.read_before().is_some_and(|before| since <= before));
         for (phase, results) in delta.late_connections.iter().enumerate() {
             for (result, count) in results.iter().enumerate() {
-                self.totals.add(workload, series::late_connections(phase, result, is_fallback), *count, self.now, None);
+                self.totals.add(
+                    workload,
+                    series::late_connections(phase, result, is_fallback),
+                    *count,
+                    self.now,
+                    None,
+                );
                 if let (true, Some(episode)) = (is_fallback, pod.episode.as_mut()) {
                     episode.expected = episode.expected.saturating_add(*count);
                 }
@@ -261,4 +272,8 @@ impl Monitor {
             }
         }
     }
+}
+
+fn is_cgroup(pod_uid: &str, container_id: &str) -> bool {
+    !pod_uid.is_empty() && pod_uid.len() <= MAX_NAME && container_id.len() <= MAX_NAME
 }

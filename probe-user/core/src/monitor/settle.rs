@@ -31,13 +31,14 @@ impl Monitor {
     fn step(&mut self, pod: &mut PodState, now: Mono) -> Progress {
         let Some(end) = End::of(pod) else { return self.step_without_end(pod, now) };
         let namespace = pod.fact.as_ref().map_or("", |fact| fact.key.namespace.as_str());
-        let (due, over) = match end.plan(self.health(WatchKind::EndpointSlices, namespace), self.pods_synced()) {
-            Plan::Fact => {
-                self.hold(pod);
-                return Progress::Wait(None);
-            }
-            Plan::Until(due, over) => (due, over),
-        };
+        let (due, over) =
+            match end.plan(self.health(WatchKind::EndpointSlices, namespace), self.pods_synced()) {
+                Plan::Fact => {
+                    self.hold(pod);
+                    return Progress::Wait(None);
+                }
+                Plan::Until(due, over) => (due, over),
+            };
         if due > now {
             self.hold(pod);
             return Progress::Wait(Some(due));
@@ -174,7 +175,8 @@ impl Monitor {
         self.credit(pod, now);
         let Some(end) = End::of(pod) else { return };
         let mut items = Vec::new();
-        let over: Vec<&Container> = end.containers().filter(|container| container.ended().is_some()).collect();
+        let over: Vec<&Container> =
+            end.containers().filter(|container| container.ended().is_some()).collect();
         for container in &over {
             let reason = reason(end, container);
             if let Some(workload) = pod.workload {
@@ -205,7 +207,8 @@ impl Monitor {
     /// index: the kernel side tells the phase of their ports by it.
     pub(super) fn drop_replaced(&mut self, pod: &mut PodState) {
         let is_over = |container: &&Container| container.concluded && is_replaced(pod, container);
-        let replaced: Vec<u64> = pod.containers.iter().filter(is_over).map(|container| container.cgroup).collect();
+        let replaced: Vec<u64> =
+            pod.containers.iter().filter(is_over).map(|container| container.cgroup).collect();
         self.drop_containers(pod, |container| replaced.contains(&container.cgroup));
     }
 
@@ -237,11 +240,10 @@ enum Progress {
 
 /// Why a container ended while its pod was not being stopped.
 fn reason(end: End<'_>, container: &Container) -> &'static str {
-    let status = end
-        .pod
-        .fact
-        .as_deref()
-        .and_then(|fact| fact.containers.iter().find(|status| Some(&status.name) == container.name.as_ref()));
+    let status =
+        end.pod.fact.as_deref().and_then(|fact| {
+            fact.containers.iter().find(|status| Some(&status.name) == container.name.as_ref())
+        });
     if status.is_some_and(|status| status.terminated_reason == "OOMKilled") {
         return "oom";
     }

@@ -78,7 +78,9 @@ impl Monitor {
         pod.slot = Some(slot);
         pod.was_watched = true;
         self.command(Command::WatchSlot { slot });
-        for address in pod.fact.as_ref().filter(|fact| !fact.host_network).map_or(&[][..], |fact| &fact.addresses) {
+        for address in
+            pod.fact.as_ref().filter(|fact| !fact.host_network).map_or(&[][..], |fact| &fact.addresses)
+        {
             if self.addresses.get(address) == Some(&pod.ix) {
                 self.command(Command::AddAddress { address: *address, slot });
             }
@@ -90,6 +92,16 @@ impl Monitor {
             self.index_container(pod, place);
         }
         if pod.episode.as_ref().is_some_and(|episode| episode.seen.is_some()) {
+            self.mark_deleting(pod);
+        }
+    }
+
+    /// Tells the kernel side, once, that the pod is being deleted.
+    pub(super) fn mark_deleting(&mut self, pod: &mut PodState) {
+        if let Some(slot) = pod.slot
+            && !pod.done
+            && !std::mem::replace(&mut pod.marked, true)
+        {
             self.command(Command::MarkDeleting { slot });
         }
     }
@@ -236,7 +248,7 @@ impl Monitor {
             if let (true, Some(workload)) = (is_terminating, pod.workload) {
                 let (pods, connections) = gauges.entry(workload).or_default();
                 *pods += 1;
-                *connections += pod.ledger.open();
+                *connections = connections.saturating_add(pod.ledger.open());
             }
         }
         gauges

@@ -7,13 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::mem::{offset_of, size_of};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use aya::maps::{Array, Map, MapData};
 use aya::programs::loaded_programs;
 use aya::sys::Stats;
-use nix::unistd::{SysconfVar, sysconf};
+use nix::time::clock_getcpuclockid;
+use nix::unistd::{Pid, SysconfVar, sysconf};
 use probe_ebpf::wire::Counters;
 
 /// The kernel's limit on a BPF object's name, the final zero left out.
@@ -111,19 +113,40 @@ fn ids(pid: u32, key: &str) -> anyhow::Result<BTreeSet<u32>> {
     Ok(ids)
 }
 
-/// User and system time of a process, its ended threads included.
+/// CPU time of a process, its ended threads included, to the nanosecond: what utime and stime in its stat say in ticks.
 pub(crate) fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("read a process's stat")?;
-    let ticks = cpu_ticks(&stat).with_context(|| format!("fields 14 and 15 of {stat}"))?;
-    let per_second = sysconf(SysconfVar::CLK_TCK)?.and_then(|ticks| u64::try_from(ticks).ok());
-    Ok(Duration::from_nanos(ticks * 1_000_000_000 / per_second.context("no CLK_TCK")?))
+    let clock =
+        clock_getcpuclockid(Pid::from_raw(i32::try_from(pid)?)).context("find a process's CPU clock")?;
+    Ok(clock.now().context("read a process's CPU clock")?.into())
 }
 
-/// Fields 14 and 15 of /proc/PID/stat; the command name, in parentheses, may contain anything.
-fn cpu_ticks(stat: &str) -> Option<u64> {
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
-    let mut field = || fields.next()?.parse::<u64>().ok();
-    Some(field()? + field()?)
+/// CPU time of everything below a cgroup.
+pub(crate) fn cgroup_cpu_time(directory: &Path) -> anyhow::Result<Duration> {
+    let file = directory.join("cpu.stat");
+    let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    let usage = text.lines().find_map(|line| line.strip_prefix("usage_usec ")?.parse().ok());
+    Ok(Duration::from_micros(usage.with_context(|| format!("no usage_usec in {}", file.display()))?))
+}
+
+/// Time in which the machine's CPUs were not idle, all together.
+pub(crate) fn busy_time() -> anyhow::Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
+    let ticks = busy_ticks(&stat).context("the first line of /proc/stat")?;
+    let per_second = sysconf(SysconfVar::CLK_TCK)?.and_then(|ticks| u64::try_from(ticks).ok());
+    Ok(Duration::from_millis(ticks * 1000 / per_second.context("no CLK_TCK")?))
+}
+
+/// user, nice, system, irq, softirq and steal; idle and iowait (fields 4 and 5) left out, guest (9 and 10) is in user.
+fn busy_ticks(stat: &str) -> Option<u64> {
+    let fields: Vec<u64> = stat
+        .lines()
+        .next()?
+        .strip_prefix("cpu ")?
+        .split_whitespace()
+        .map_while(|field| field.parse().ok())
+        .collect();
+    let [user, nice, system, _idle, _iowait, irq, softirq, steal, ..] = fields[..] else { return None };
+    Some(user + nice + system + irq + softirq + steal)
 }
 
 /// A line of /proc/PID/status that is in kB (`VmRSS`, `VmHWM`), in bytes.
@@ -139,10 +162,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cpu_ticks_are_found_behind_any_name() {
-        let stat = "7 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 250 30 99 98 20 0 1 0 5 6 7";
-        assert_eq!(cpu_ticks(stat), Some(280));
-        assert_eq!(cpu_ticks("7 (short) S 1"), None);
+    fn idle_time_and_guests_are_not_counted_as_busy() {
+        assert_eq!(busy_ticks("cpu  1 10 100 7777 8888 1000 10000 100000 1 10\ncpu0 1 2"), Some(111_111));
+        assert_eq!(busy_ticks("cpu  1 2 3"), None);
+    }
+
+    #[test]
+    fn a_busy_process_uses_cpu_time() {
+        let own = || cpu_time(std::process::id()).expect("own CPU time");
+        let before = own();
+        while own() == before {
+            std::hint::spin_loop();
+        }
+        assert!(own() > before);
     }
 
     #[test]

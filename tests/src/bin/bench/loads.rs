@@ -14,7 +14,7 @@ use world::load::Config;
 use crate::Plan;
 use crate::kernel::{self, Runs, Statistics};
 use crate::report::{Kind, Row};
-use crate::site::Site;
+use crate::site::{Site, Watcher};
 use crate::stats::{Median, order};
 
 /// From the start of a window's load until its throughput counts: threads start, connections open, caches warm.
@@ -51,6 +51,10 @@ struct Window {
     /// Of the whole run.
     p99_ns: u64,
     failed: u64,
+    /// CPU time of the load, the world's containers and the agent.
+    own: Duration,
+    /// CPU time of what belongs neither to the benchmark nor to its world nor to the agent.
+    others: Duration,
     agent: Option<AgentShare>,
 }
 
@@ -126,11 +130,13 @@ fn row(
     names: &BTreeMap<String, String>,
 ) -> anyhow::Result<Row> {
     let throughput = Median::of(&ratios(on, off, per_second)).context("no pairs")?;
+    let cpu = Median::of(&ratios(on, off, per_cpu_second));
     let p99 = Median::of(&ratios(on, off, |window| as_f64(window.p99_ns))).context("no pairs")?;
     let shares = || on.iter().chain([measured]).filter_map(|window| window.agent.as_ref());
     let on_seconds: f64 = on.iter().map(|window| window.seconds).sum();
-    let cpu: Duration = on.iter().filter_map(|window| window.agent.as_ref()).map(|share| share.cpu).sum();
-    let process_percent = cpu.as_secs_f64() / on_seconds * 100.0;
+    let agent_cpu: Duration =
+        on.iter().filter_map(|window| window.agent.as_ref()).map(|share| share.cpu).sum();
+    let process_percent = agent_cpu.as_secs_f64() / on_seconds * 100.0;
     let runs = &measured.agent.as_ref().context("the measured window had no agent")?.programs;
     let bpf_ns = as_f64(runs.values().map(|runs| runs.ns).sum());
     ensure!(
@@ -139,6 +145,8 @@ fn row(
     );
     let bpf_percent = bpf_ns / 1e9 / measured.seconds * 100.0;
     let bpf_ns_per_request = bpf_ns / as_f64(measured.answered);
+    let seconds: f64 = on.iter().chain(off).map(|window| window.seconds).sum();
+    let others: Duration = on.iter().chain(off).map(|window| window.others).sum();
     let median_of = |windows: &[Window], value: fn(&Window) -> f64| {
         Median::of(&windows.iter().map(value).collect::<Vec<_>>()).map(|median| median.value)
     };
@@ -148,6 +156,7 @@ fn row(
         requests_per_second_without: median_of(off, per_second),
         failed: Some(on.iter().chain(off).chain([measured]).map(|window| window.failed).sum()),
         throughput: Some(throughput),
+        per_cpu_second: cpu,
         p99: Some(p99),
         p99_ms: median_of(on, |window| as_f64(window.p99_ns) / 1e6),
         p99_ms_without: median_of(off, |window| as_f64(window.p99_ns) / 1e6),
@@ -156,6 +165,7 @@ fn row(
         bpf_core_percent: Some(bpf_percent),
         bpf_ns_per_request: Some(bpf_ns_per_request),
         bpf_ns_per_connection: load.is_new.then_some(bpf_ns_per_request),
+        others_core_percent: Some(others.as_secs_f64() / seconds * 100.0),
         rss_bytes: shares().map(|share| share.rss_bytes).max(),
         events_lost: Some(shares().map(|share| share.events_lost).sum()),
         counts_lost: Some(shares().map(|share| share.counts_lost).sum()),
@@ -169,13 +179,15 @@ fn window(site: &mut Site, load: &Load, length: Duration) -> anyhow::Result<Wind
     let opened_before = site.watcher().map(|watcher| watcher.objects.opened()).transpose()?;
     let running = site.load(|config| load.config(config))?;
     thread::sleep(SETTLE);
-    let (start, answered, cpu) = (Instant::now(), running.progress().ok, agent_use(site)?);
+    let (start, answered, before) = (Instant::now(), running.progress().ok, Use::now(site)?);
     thread::sleep(length);
     let (seconds, answered) = (start.elapsed().as_secs_f64(), running.progress().ok - answered);
-    let end = agent_use(site)?;
+    let after = Use::now(site)?;
     running.stop();
     let summary = running.wait()?.total;
-    let agent = match (cpu, end, opened_before) {
+    let own = after.own.saturating_sub(before.own);
+    let others = after.busy.saturating_sub(before.busy).saturating_sub(own);
+    let agent = match (before.agent, after.agent, opened_before) {
         (Some((cpu, runs)), Some((cpu_end, runs_end)), Some(opened_before)) => {
             let watcher = site.watcher().context("the agent is there")?;
             let opened = watcher.objects.opened()? - opened_before;
@@ -191,7 +203,7 @@ fn window(site: &mut Site, load: &Load, length: Duration) -> anyhow::Result<Wind
     };
     let p99_ns = summary.latency_from_due.unwrap_or(summary.latency).p99_ns;
     ensure!(answered > 0, "{}: no request was answered: {:?}", load.name, summary.by_error);
-    Ok(Window { seconds, answered, p99_ns, failed: summary.failed, agent })
+    Ok(Window { seconds, answered, p99_ns, failed: summary.failed, own, others, agent })
 }
 
 impl Load {
@@ -210,12 +222,26 @@ impl Load {
     }
 }
 
-/// CPU time of the agent's process and runs of its programs so far.
-fn agent_use(site: &Site) -> anyhow::Result<Option<(Duration, BTreeMap<String, Runs>)>> {
-    let of = |watcher: &crate::site::Watcher| {
-        Ok((kernel::cpu_time(watcher.agent.pid())?, watcher.objects.runs()?))
-    };
-    site.watcher().map(of).transpose()
+/// Who has used the CPUs so far.
+struct Use {
+    busy: Duration,
+    /// This process (the load), the world's containers and the agent.
+    own: Duration,
+    /// CPU time of the agent's process and runs of its programs.
+    agent: Option<(Duration, BTreeMap<String, Runs>)>,
+}
+
+impl Use {
+    fn now(site: &Site) -> anyhow::Result<Self> {
+        let of =
+            |watcher: &Watcher| anyhow::Ok((kernel::cpu_time(watcher.agent.pid())?, watcher.objects.runs()?));
+        let agent = site.watcher().map(of).transpose()?;
+        let world = kernel::cgroup_cpu_time(site.world.cgroup_root())?;
+        let own = kernel::cpu_time(std::process::id())?
+            + world
+            + agent.as_ref().map_or(Duration::ZERO, |(cpu, _)| *cpu);
+        Ok(Self { busy: kernel::busy_time()?, own, agent })
+    }
 }
 
 fn difference(before: &BTreeMap<String, Runs>, after: BTreeMap<String, Runs>) -> BTreeMap<String, Runs> {
@@ -229,6 +255,12 @@ fn difference(before: &BTreeMap<String, Runs>, after: BTreeMap<String, Runs>) ->
 /// Value with the agent by value without, for each pair.
 fn ratios(on: &[Window], off: &[Window], value: fn(&Window) -> f64) -> Vec<f64> {
     on.iter().zip(off).map(|(on, off)| value(on) / value(off)).collect()
+}
+
+/// Answers for each second of CPU time that load, server and agent took together: neighbours disturb it less than the throughput, and on a
+/// machine of one's own both ratios are the same.
+fn per_cpu_second(window: &Window) -> f64 {
+    as_f64(window.answered) / window.own.as_secs_f64()
 }
 
 fn per_second(window: &Window) -> f64 {

@@ -47,12 +47,13 @@ pub(crate) fn measure(site: &mut Site) -> anyhow::Result<Row> {
     }
     let pid = watcher.agent.pid();
     let rss_bytes = kernel::memory(pid, "VmRSS")?;
-    eprintln!("bench: peak resident memory {:.1} MiB", mebibytes(kernel::memory(pid, "VmHWM")?));
+    let rss_peak_bytes = kernel::memory(pid, "VmHWM")?;
     let current = cgroup.as_ref().ok().map(MemoryCgroup::current).transpose()?;
     // Dropped before its cgroup.
     drop(watcher);
     Ok(Row {
         rss_bytes: Some(rss_bytes),
+        rss_peak_bytes: Some(rss_peak_bytes),
         memory_current_bytes: current,
         memory_current_reason: cgroup.err().map(|error| format!("{error:#}")),
         ..Row::new("250-pods", Kind::Memory)

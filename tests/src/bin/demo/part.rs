@@ -86,6 +86,7 @@ pub(crate) fn run(
     let deployment = deployment.as_mut().context("the Deployment is there")?;
     let before = agent.metrics()?.sum("drainscope_node_lost_requests_total", &[]);
 
+    let start = jiff::Timestamp::now();
     let mut running = start_load(world, load, target, plan)?;
     let began = Instant::now();
     pause(Duration::from_secs(2), &mut running)?;
@@ -115,7 +116,7 @@ pub(crate) fn run(
         verdict.client_only.len(),
         verdict.agent_only.len()
     );
-    let advice = agent.api(&format!("/api/v1/advice?namespace=shop&workload={name}"))?;
+    let advice = agent.api(&format!("/api/v1/advice?namespace=shop&workload={name}&since={start}"))?;
     let advice =
         serde_json::from_value(advice["items"][0].clone()).with_context(|| format!("advice: {advice}"))?;
     Ok(Part {

@@ -1,0 +1,81 @@
+//! The agent on real input: its own process beside real pods, sockets, signals and watches, held against what the clients saw.
+//!
+//! Privileged. Each test has a world and an agent of its own; serial, because a world moves its thread. Wherever there is load, each failed
+//! attempt of a client needs its evidence and each evidence its failed attempt: there is no tolerance anywhere. The program `drainscope` is
+//! taken from beside this suite's own binaries, as `cargo xtask test` builds it.
+
+#[path = "agent/classes.rs"]
+mod classes;
+#[path = "agent/crash.rs"]
+mod crash;
+#[path = "agent/families.rs"]
+mod families;
+#[path = "agent/late_start.rs"]
+mod late_start;
+#[path = "agent/limited.rs"]
+mod limited;
+#[path = "agent/load.rs"]
+mod load;
+#[path = "agent/nginx.rs"]
+mod nginx;
+#[path = "agent/outage.rs"]
+mod outage;
+#[path = "agent/own_end.rs"]
+mod own_end;
+#[path = "agent/prometheus.rs"]
+mod prometheus;
+#[path = "agent/reuse.rs"]
+mod reuse;
+#[path = "agent/rubbish.rs"]
+mod rubbish;
+#[path = "agent/site.rs"]
+mod site;
+#[path = "agent/stopping.rs"]
+mod stopping;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Trial};
+use world::node::find_program;
+
+/// Longest wait for anything that the world does by itself.
+const SOON: Duration = Duration::from_secs(30);
+/// Longest wait until the agent has settled an end: it waits for 10 s of quiet by itself, and gives up waiting after 120 s.
+const SETTLING: Duration = Duration::from_secs(150);
+
+fn trial(name: &str, test: fn() -> anyhow::Result<()>) -> Trial {
+    Trial::test(name, move || test().map_err(|error| format!("{error:#}").into()))
+}
+
+/// What is missing; `None` if nothing is.
+fn obstacle() -> Option<String> {
+    world::suite::obstacle().or_else(|| {
+        let programs = ["prometheus", "prlimit", "setpriv"].into_iter();
+        let missing = programs.map(find_program).find_map(Result::err);
+        missing.or_else(|| site::program().err()).map(|error| format!("{error:#}"))
+    })
+}
+
+fn main() -> ExitCode {
+    if let Some(obstacle) = obstacle() {
+        return world::suite::skip("agent", &obstacle);
+    }
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let trials = [
+        classes::trials(),
+        stopping::trials(),
+        families::trials(),
+        nginx::trials(),
+        late_start::trials(),
+        reuse::trials(),
+        crash::trials(),
+        rubbish::trials(),
+        own_end::trials(),
+        limited::trials(),
+        outage::trials(),
+        prometheus::trials(),
+    ];
+    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
+}

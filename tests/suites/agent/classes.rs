@@ -1,0 +1,162 @@
+//! Each class of loss, made on purpose by a server that ends that way: named as such, each one joined with its attempt.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use libtest_mimic::Trial;
+use world::PodTemplate;
+use world::controllers::PodRef;
+use world::kubelet::Step;
+
+use crate::load::{Load, Tally};
+use crate::site::{NAMESPACE, Site, address_of, wait_exited, wait_stopped};
+use crate::{SOON, trial};
+
+/// Before the deletion: long enough for every client's first connection.
+const BEFORE: Duration = Duration::from_millis(700);
+/// After the stop: many times what lies between two requests of a client.
+const AFTER: Duration = Duration::from_secs(1);
+/// Losses of a kind that a scene has at least.
+const LEAST: u64 = 20;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![trial("each class is named as it was made, attempt by attempt", each_class)]
+}
+
+/// What came of one way to end.
+struct Scene {
+    name: &'static str,
+    class: &'static str,
+    /// Nothing else can have happened.
+    only: bool,
+    pods: Vec<PodRef>,
+    tally: Tally,
+}
+
+fn each_class() -> anyhow::Result<()> {
+    let site = Site::start()?;
+    let many = "--new 24 --new-rate 20";
+    let mixed = "--new 12 --new-rate 20 --keepalive 12 --keepalive-rate 20";
+    let mut scenes = vec![
+        Scene::direct(&site, "closing", "refused", &["--on-term", "close-then-wait:4"], many)?,
+        Scene::direct(
+            &site,
+            "deaf",
+            "unaccepted",
+            &["--on-term", "linger:2.5", "--no-accept-after-term"],
+            many,
+        )?,
+        Scene::direct(&site, "blind", "unread", &["--on-term", "linger:2.5", "--stall-reads"], mixed)?,
+        Scene::direct(&site, "mute", "unanswered", &["--on-term", "linger:2.5", "--stall-answers"], mixed)?,
+        Scene::in_flight(&site)?,
+        Scene::reused(&site)?,
+        Scene::vanished(&site)?,
+    ];
+    // A server that closes at a point in time may have other requests under way.
+    for scene in &mut scenes {
+        scene.only &= !matches!(scene.class, "refused" | "stale_reuse" | "blackholed");
+    }
+    let mut wrong = Vec::new();
+    for scene in &scenes {
+        if let Err(error) = scene.judge(&site) {
+            wrong.push(format!("{error:#}"));
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    site.finish()
+}
+
+impl Scene {
+    /// One pod, asked at its own address until a while after its stop signal.
+    fn direct(
+        site: &Site,
+        name: &'static str,
+        class: &'static str,
+        style: &[&str],
+        clients: &str,
+    ) -> anyhow::Result<Self> {
+        let mut deployment = site.deploy(name, 1, &PodTemplate::testserver(name, style))?;
+        let pod = deployment.pods()[0].clone();
+        let mut load = Load::start(&site.world, address_of(&site.world, &pod)?, clients)?;
+        load.run_for(BEFORE)?;
+        let pods = deployment.delete_pods()?;
+        wait_stopped(&site.world, &pod)?;
+        load.run_for(AFTER)?;
+        load.end()?;
+        let exited = wait_exited(&site.world, &pod)?;
+        let tally = load.wait()?;
+        let last = tally.attempts.iter().map(|attempt| attempt.t_ns).max().unwrap_or(0);
+        ensure!(last < exited, "{name}: an attempt began after the exit: the scene is too slow");
+        deployment.wait_gone(&pods, SOON)?;
+        Ok(Self { name, class, only: true, pods, tally })
+    }
+
+    /// A server that exits at once with requests in flight.
+    fn in_flight(site: &Site) -> anyhow::Result<Self> {
+        let name = "leaving";
+        let mut deployment = site.deploy(name, 1, &PodTemplate::testserver(name, &["--on-term", "exit"]))?;
+        let target = address_of(&site.world, &deployment.pods()[0])?;
+        let arguments = "--keepalive 24 --path /?delay_ms=60000 --timeout 80";
+        let mut load = Load::start(&site.world, target, arguments)?;
+        load.run_for(AFTER)?;
+        load.end()?;
+        let pods = deployment.delete_pods()?;
+        let tally = load.wait()?;
+        deployment.wait_gone(&pods, SOON)?;
+        Ok(Self { name, class: "unanswered", only: true, pods, tally })
+    }
+
+    /// Clients that write on a kept connection without looking; the endpoints follow in time, so that nothing else is lost.
+    fn reused(site: &Site) -> anyhow::Result<Self> {
+        let name = "kept";
+        let template =
+            PodTemplate { prestop_seconds: 2, ..PodTemplate::testserver(name, &["--on-term", "drain"]) };
+        let mut deployment = site.deploy(name, 2, &template)?;
+        let service = site.world.service(NAMESPACE, name, name)?;
+        site.world.wait_routed(name, deployment.pods(), SOON)?;
+        let target = SocketAddr::from((service.v4, service.port));
+        let mut load = Load::start(&site.world, target, "--keepalive 24 --keepalive-rate 10 --blind")?;
+        load.run_for(BEFORE)?;
+        let pods = site.roll(&mut deployment, &template)?;
+        load.run_for(AFTER)?;
+        Ok(Self { name, class: "stale_reuse", only: false, pods, tally: load.stop()? })
+    }
+
+    /// An address that is gone while the service proxy still uses it.
+    fn vanished(site: &Site) -> anyhow::Result<Self> {
+        let name = "vanished";
+        let deployment = site.deploy(name, 2, &PodTemplate::testserver(name, &["--on-term", "exit"]))?;
+        let service = site.world.service(NAMESPACE, name, name)?;
+        site.world.wait_routed(name, deployment.pods(), SOON)?;
+        let target: (Ipv4Addr, u16) = (service.v4, service.port);
+        let mut load =
+            Load::start(&site.world, target, "--new 100 --new-rate 2 --connect-timeout 1 --timeout 5")?;
+        load.run_for(BEFORE)?;
+        site.world.delays().proxy.set(Duration::from_secs(3));
+        let pod = deployment.pods()[0].clone();
+        site.world.delete(&pod)?;
+        for v4 in [true, false] {
+            site.world.wait_step(
+                &pod,
+                SOON,
+                |step| matches!(step, Step::Rules { used: false, address, .. } if address.is_ipv4() == v4),
+            )?;
+        }
+        load.run_for(AFTER)?;
+        let tally = load.stop()?;
+        site.world.delays().proxy.set(Duration::ZERO);
+        Ok(Self { name, class: "blackholed", only: false, pods: vec![pod], tally })
+    }
+
+    fn judge(&self, site: &Site) -> anyhow::Result<()> {
+        let (verdict, _) = site.judge(self.name, &self.tally.attempts, &self.pods)?;
+        let named = verdict.by_class.get(self.class).copied().unwrap_or(0);
+        ensure!(named >= LEAST, "{}: {:?}, of which {} too few", self.name, verdict.by_class, self.class);
+        ensure!(!self.only || named == verdict.failed, "{}: {:?}", self.name, verdict.by_class);
+        ensure!(verdict.failed == self.tally.summary.total.failed);
+        let first = self.tally.attempts.iter().find(|attempt| !attempt.ok()).context("a failed attempt")?;
+        ensure!(first.nth >= 1);
+        Ok(())
+    }
+}

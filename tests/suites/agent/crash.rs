@@ -1,0 +1,62 @@
+//! A container that crashes while its pod runs on: its losses count, it is a restart and no termination, and the time after it is normal.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use libtest_mimic::Trial;
+use world::PodTemplate;
+
+use crate::load::Load;
+use crate::site::{Site, address_of, agree, exact, same, wait_exited, workload};
+use crate::trial;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![trial("a crash under load is a restart with its losses", crash)]
+}
+
+fn crash() -> anyhow::Result<()> {
+    let site = Site::start()?;
+    let deployment = site.deploy("crashing", 1, &PodTemplate::testserver("crashing", &[]))?;
+    let pod = deployment.pods()[0].clone();
+    let target = address_of(&site.world, &pod)?;
+    let mut waiting =
+        Load::start(&site.world, target, "--keepalive 24 --path /?delay_ms=60000 --timeout 80")?;
+    let mut busy =
+        Load::start(&site.world, target, "--new 20 --new-rate 20 --keepalive 4 --keepalive-rate 20")?;
+    waiting.run_for(Duration::from_secs(1))?;
+    waiting.end()?;
+    let fatal = Load::start(&site.world, target, "--new 1 --max-requests 1 --path /exit?code=7")?.wait()?;
+    ensure!(fatal.summary.total.failed == 1, "the crash answers nobody");
+    wait_exited(&site.world, &pod)?;
+    busy.run_for(Duration::from_secs(2))?;
+    let attempts = [fatal.attempts, waiting.wait()?.attempts, busy.stop()?.attempts].concat();
+
+    site.until("the restart's report", || Ok(!site.agent.restarts()?.is_empty()))?;
+    let restarts = site.agent.restarts()?;
+    let [restart] = &restarts[..] else { anyhow::bail!("one crash, {} restarts", restarts.len()) };
+    let end = &restart.container_restart;
+    ensure!(end.pod.uid == pod.uid && restart.reason == "exit", "{restart:#?}");
+    ensure!(end.containers.len() == 1 && end.containers[0].exit_code == Some(7), "{:?}", end.containers);
+    // From the exit of its init on a container is stopping, and so is what its exit cuts off.
+    let verdict = exact("crashing", &attempts, std::slice::from_ref(end))?;
+    ensure!(verdict.by_class.get("unanswered").is_some_and(|count| *count >= 25), "{:?}", verdict.by_class);
+    ensure!(end.evidence.iter().all(|item| item.phase == "stopping"), "{:#?}", end.evidence);
+    let metrics = site.metrics()?;
+    agree(&metrics, "crashing", std::slice::from_ref(end))?;
+    let crashing = workload("crashing");
+    let containers = "drainscope_container_terminations_total";
+    ensure!(same(metrics.sum(containers, &[&crashing, "reason=\"exit\""]), 1));
+    ensure!(same(metrics.sum(containers, &[]), 1));
+    ensure!(same(metrics.sum("drainscope_pod_terminations_total", &[]), 0), "no pod ended");
+    ensure!(site.agent.terminations()?.is_empty(), "no pod ended");
+
+    // The next container serves as any running one: nothing of this is late, nothing is lost.
+    let late = |metric| -> anyhow::Result<f64> { Ok(site.metrics()?.sum(metric, &[&crashing])) };
+    let metrics = ["drainscope_late_requests_total", "drainscope_late_connections_total"];
+    let before = [late(metrics[0])?, late(metrics[1])?];
+    let more = Load::start(&site.world, target, "--new 4 --new-rate 50 --keepalive 4 --max-requests 400")?;
+    let more = more.wait()?;
+    ensure!(more.summary.total.ok == 400, "{:?}", more.summary.total);
+    ensure!([late(metrics[0])?, late(metrics[1])?] == before, "traffic after the restart counts as late");
+    site.finish()
+}

@@ -1,0 +1,116 @@
+//! An agent that comes after the pods: what it can know of connections that are older than itself, and of ports that nobody declared.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::ensure;
+use libtest_mimic::Trial;
+use serde_json::Value;
+use world::agent::Termination;
+use world::controllers::Deployment;
+use world::load::Attempt;
+use world::{PodTemplate, World, judge};
+
+use crate::load::Load;
+use crate::site::{
+    NAMESPACE, Site, address_of, agree, config, deploy, exact, failures, wait_exited, wait_stopped,
+};
+use crate::{SETTLING, SOON, trial};
+
+const CLIENTS: u64 = 20;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![trial("connections older than the agent, and undeclared ports", late_start)]
+}
+
+fn late_start() -> anyhow::Result<()> {
+    let world = World::start(config())?;
+    let style = ["--on-term", "exit"];
+    let mut before = deploy(&world, "before", 1, &PodTemplate::testserver("before", &style))?;
+    let mut after = deploy(&world, "after", 1, &PodTemplate::testserver("after", &style))?;
+    let mut undeclared = deploy_undeclared(&world)?;
+    let load = |deployment: &Deployment, arguments: &str| {
+        Load::start(&world, address_of(&world, &deployment.pods()[0])?, arguments)
+    };
+    // Read before the agent's start, and in flight when the stop comes.
+    let mut old = load(&before, &format!("--keepalive {CLIENTS} --path /?delay_ms=60000 --timeout 80"))?;
+    // Connections just as old, but with reads after the agent's start.
+    let slow = "--keepalive-rate 1 --path /?delay_ms=900 --connect-timeout 1";
+    let mut reading = load(&after, &format!("--keepalive {CLIENTS} {slow}"))?;
+    let mut new = load(&undeclared, &format!("--new {CLIENTS} --new-rate 10"))?;
+    old.run_for(Duration::from_secs(1))?;
+    old.end()?;
+
+    let site = Site::in_world(world, &[])?;
+    reading.run_for(Duration::from_millis(2500))?;
+    let pods_before = before.delete_pods()?;
+    let pods_after = after.delete_pods()?;
+    let pods_undeclared = undeclared.delete_pods()?;
+    wait_exited(&site.world, &pods_after[0])?;
+    let reading = reading.stop()?;
+    wait_stopped(&site.world, &pods_undeclared[0])?;
+    new.run_for(Duration::from_secs(1))?;
+    let (old, new) = (old.wait()?, new.stop()?);
+
+    let ends = site.agent.wait_ended(&pods_after, SETTLING)?;
+    let (attempts, ends) = without_numbers(reading.attempts, ends)?;
+    let verdict = exact("after", &attempts, &ends)?;
+    agree(&site.metrics()?, "after", &ends)?;
+    let unanswered = verdict.by_class.get("unanswered").copied().unwrap_or(0);
+    ensure!(unanswered >= CLIENTS / 2, "{:?}", verdict.by_class);
+    for item in ends.iter().flat_map(|end| &end.evidence).filter(|item| item.class == "unanswered") {
+        ensure!(item.confidence == "observed", "read after the agent's start: {item:?}");
+    }
+
+    let (verdict, _) = site.judge("undeclared", &new.attempts, &pods_undeclared)?;
+    ensure!(
+        verdict.by_class.get("refused").is_some_and(|refused| *refused >= CLIENTS),
+        "{:?}",
+        verdict.by_class
+    );
+
+    // Of requests read before its start the agent may say nothing, or that it infers it.
+    ensure!(u64::try_from(failures(&old.attempts))? == CLIENTS);
+    let ends = site.agent.wait_ended(&pods_before, SETTLING)?;
+    let verdict = judge::join(&old.attempts, &ends);
+    ensure!(verdict.agent_only.is_empty() && verdict.miscounted.is_empty(), "{verdict:#?}");
+    for item in ends.iter().flat_map(|end| &end.evidence) {
+        ensure!(item.confidence == "inferred", "read before the agent's start: {item:?}");
+    }
+    agree(&site.metrics()?, "before", &ends)?;
+    site.finish()
+}
+
+/// On a connection that is older than the agent, the agent counts requests from its own start on: the join goes by the connection alone,
+/// on each of which only one attempt can have failed.
+fn without_numbers(
+    mut attempts: Vec<Attempt>,
+    mut ends: Vec<Termination>,
+) -> anyhow::Result<(Vec<Attempt>, Vec<Termination>)> {
+    let mut connections = BTreeSet::new();
+    for attempt in &mut attempts {
+        ensure!(connections.insert(attempt.local), "{} failed twice", attempt.local);
+        attempt.nth = 1;
+    }
+    for item in ends.iter_mut().flat_map(|end| &mut end.evidence) {
+        item.request = 1;
+    }
+    Ok((attempts, ends))
+}
+
+/// A pod whose spec names no port at all, neither of a container nor of a probe.
+fn deploy_undeclared(world: &World) -> anyhow::Result<Deployment> {
+    let template = PodTemplate {
+        readiness_path: None,
+        ..PodTemplate::testserver("undeclared", &["--on-term", "close-then-wait:3"])
+    };
+    let mut template = template.to_value();
+    if let Some(container) = template["spec"]["containers"][0].as_object_mut() {
+        container.remove("ports");
+    }
+    ensure!(template["spec"]["containers"][0]["ports"] == Value::Null);
+    let node = world.node_name();
+    let deployment = Deployment::create(world.store(), node, NAMESPACE, "undeclared", 1, &template)?;
+    deployment.wait_ready(SOON)?;
+    Ok(deployment)
+}

@@ -1,0 +1,113 @@
+//! The load generator as a process in the client's network: started, left to run, ended, and its tally read.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Child;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use world::World;
+use world::load::{Attempt, Summary, read_log};
+
+/// How often a running load is looked at.
+const POLL: Duration = Duration::from_millis(10);
+/// Longer than any timeout that a test gives its clients.
+const LAST_ATTEMPTS: Duration = Duration::from_secs(90);
+
+/// Clients at work; killed when dropped.
+pub(crate) struct Load {
+    child: Child,
+    log: PathBuf,
+    summary: PathBuf,
+}
+
+/// What the clients saw.
+pub(crate) struct Tally {
+    pub(crate) summary: Summary,
+    /// The failed attempts; with `--log-all` the others too.
+    pub(crate) attempts: Vec<Attempt>,
+}
+
+impl Load {
+    /// Starts it; `arguments` as on a command line.
+    pub(crate) fn start(
+        world: &World,
+        target: impl Into<SocketAddr>,
+        arguments: &str,
+    ) -> anyhow::Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let file = |name: &str| world.node().directory().join(format!("load-{number}-{name}"));
+        let (log, summary) = (file("attempts.jsonl"), file("summary.json"));
+        let child = world
+            .client_command(env!("CARGO_BIN_EXE_load"))
+            .args(["--target", &target.into().to_string()])
+            .args(arguments.split_whitespace())
+            .arg("--log")
+            .arg(&log)
+            .arg("--summary")
+            .arg(&summary)
+            .spawn()
+            .context("start the load generator")?;
+        Ok(Self { child, log, summary })
+    }
+
+    /// Lets it run for so long; an error if it ends by itself.
+    pub(crate) fn run_for(&mut self, time: Duration) -> anyhow::Result<()> {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            if let Some(status) = self.child.try_wait()? {
+                anyhow::bail!("the load generator ended: {status}");
+            }
+            thread::sleep(POLL.min(end.saturating_duration_since(Instant::now())));
+        }
+        Ok(())
+    }
+
+    /// No client begins another attempt from now on; those under way go on.
+    pub(crate) fn end(&self) -> anyhow::Result<()> {
+        Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), Signal::SIGTERM)?)
+    }
+
+    /// Ends it and waits for the attempts under way.
+    pub(crate) fn stop(self) -> anyhow::Result<Tally> {
+        self.end()?;
+        self.wait()
+    }
+
+    /// Waits until it ends: by itself, or because it was told to.
+    pub(crate) fn wait(mut self) -> anyhow::Result<Tally> {
+        let deadline = Instant::now() + LAST_ATTEMPTS;
+        let status = loop {
+            if let Some(status) = self.child.try_wait()? {
+                break status;
+            }
+            ensure!(Instant::now() < deadline, "the load generator does not end");
+            thread::sleep(POLL);
+        };
+        ensure!(status.success(), "the load generator ended with {status}");
+        let summary = std::fs::read_to_string(&self.summary).context("read the load's summary")?;
+        let summary: Summary = serde_json::from_str(&summary).context("the load's summary")?;
+        let attempts = if self.log.exists() { read_log(&self.log)? } else { Vec::new() };
+        let logged = attempts.iter().filter(|attempt| !attempt.ok()).count();
+        ensure!(
+            u64::try_from(logged)? == summary.total.failed,
+            "{logged} logged failures of {}",
+            summary.total.failed
+        );
+        ensure!(!summary.ports_reused, "ports were reused: connections cannot be told apart");
+        Ok(Tally { summary, attempts })
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // It has ended by itself unless a test failed meanwhile.
+        let _ended = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
