@@ -21,7 +21,6 @@ use query::{Handle, KernelNow, Observation, Query};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 
@@ -336,8 +335,7 @@ impl Driver {
 }
 
 fn awaited(ring: Ring) -> Option<AsyncFd<Ring>> {
-    // SAFETY: the ring owns its map's descriptor for as long as it lives and always names the same one.
-    match unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) } {
+    match ring.awaited() {
         Ok(ring) => Some(ring),
         Err(error) => {
             tracing::error!(%error, "the ring cannot be waited for: counts go on, evidence does not");

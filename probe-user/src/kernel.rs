@@ -25,6 +25,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
 use tables::{TableError, Tables};
 use thiserror::Error;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// The object, unless the build left it out.
 #[cfg(not(no_bpf_object))]
@@ -125,6 +127,12 @@ pub struct Kernel {
 pub struct Ring(RingBuf<MapData>);
 
 impl Ring {
+    /// The same, to be waited for. Must be called within a tokio runtime.
+    pub fn awaited(self) -> std::io::Result<AsyncFd<Self>> {
+        // SAFETY: the ring owns its map's descriptor for as long as it lives and always names the same one.
+        Ok(unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) }?)
+    }
+
     /// Hands over at most `limit` records; how many there were.
     pub fn drain(&mut self, limit: usize, mut each: impl FnMut(&[u8])) -> usize {
         for count in 0..limit {

@@ -1,18 +1,20 @@
 //! `cargo xtask full`: everything long, one step after the other, with machine-readable reports.
 //!
-//! Reports go into `reports/` at the workspace root, beside a note of the commit and machine that they are from. A failed
-//! step does not stop the next; the verdict lists all.
+//! Reports go into `reports/` at the workspace root, each beside a note of the commit and machine that it is from. A failed
+//! step does not stop the next; the verdict lists all. Steps can be named to run just those.
 
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::setup::Setup;
 use crate::{launch, process, suites};
 
+/// The step that runs every test.
+const TEST: &str = "test";
 /// Report name, program, arguments.
 const STEPS: [(&str, &str, &[&str]); 6] = [
     ("demo-delay-1", "demo", &["--delay", "1"]),
@@ -24,18 +26,27 @@ const STEPS: [(&str, &str, &[&str]); 6] = [
 ];
 
 /// Runs all steps; false when one failed.
-pub(crate) fn run(setup: &Setup) -> Result<bool> {
+pub(crate) fn run(setup: &Setup, wanted: &[String]) -> Result<bool> {
+    let known = |name: &String| name == TEST || STEPS.iter().any(|(step, ..)| step == name);
+    if let Some(unknown) = wanted.iter().find(|name| !known(name)) {
+        let names: Vec<&str> = std::iter::once(TEST).chain(STEPS.iter().map(|(name, ..)| *name)).collect();
+        bail!("no step is named {unknown}; there are {}", names.join(", "));
+    }
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
     let metadata = launch::prepare(setup)?;
     let reports = metadata.root.join("reports");
     fs::create_dir_all(&reports).with_context(|| format!("cannot create {}", reports.display()))?;
-    fs::write(reports.join("made-from.txt"), origin(&metadata.root)?)
-        .context("cannot write made-from.txt")?;
+    let origin = origin(&metadata.root)?;
 
     let mut verdicts = Vec::new();
-    let begun = Instant::now();
-    verdicts.push(("test", suites::run(setup, &[])?, begun.elapsed()));
-    for (name, program, args) in STEPS {
+    if is_wanted(TEST) {
+        let begun = Instant::now();
+        verdicts.push((TEST, suites::run(setup, &[])?, begun.elapsed()));
+    }
+    for (name, program, args) in STEPS.into_iter().filter(|(name, ..)| is_wanted(name)) {
         eprintln!("full: {name}");
+        fs::write(reports.join(name).with_extension("from"), &origin)
+            .context("cannot write the report's origin")?;
         let report = reports.join(name).with_extension("json");
         // An old report must not stand for a run that wrote none.
         drop(fs::remove_file(&report));

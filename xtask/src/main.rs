@@ -66,8 +66,16 @@ enum Command {
     #[command(after_help = "Examples:\n  cargo xtask check\n  cargo xtask check --yes")]
     Check(ConsentArgs),
     /// Everything long: all tests, the demo in all its forms, the benchmark; reports go into reports/
-    #[command(after_help = "Examples:\n  cargo xtask full --yes")]
-    Full(ConsentArgs),
+    #[command(after_help = "Examples:\n  cargo xtask full --yes\n  cargo xtask full demo-blind bench")]
+    Full(FullArgs),
+}
+
+#[derive(Args)]
+struct FullArgs {
+    #[command(flatten)]
+    consent: ConsentArgs,
+    /// Steps to run [default: all of them]
+    steps: Vec<String>,
 }
 
 #[derive(Args)]
@@ -129,7 +137,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Demo(args) => launch::exec(&args.consent.setup(), "demo", &args.args),
         Command::Bench(args) => launch::exec(&args.consent.setup(), "bench", &args.args),
         Command::Check(consent) => check::run(&consent.setup()),
-        Command::Full(consent) => full::run(&consent.setup()),
+        Command::Full(full) => full::run(&full.consent.setup(), &full.steps),
     }
 }
 

@@ -267,7 +267,8 @@ mod tests {
         let mut data = vec![0u8; 24];
         data[..2].copy_from_slice(&MAGIC.to_ne_bytes());
         for (at, value) in [(4, 24), (8, 0), (12, bytes.len()), (16, bytes.len()), (20, strings.len())] {
-            data[at..at + 4].copy_from_slice(&(value as u32).to_ne_bytes());
+            let value = u32::try_from(value).expect("small");
+            data[at..at + 4].copy_from_slice(&value.to_ne_bytes());
         }
         data.extend(bytes);
         data.extend(strings);

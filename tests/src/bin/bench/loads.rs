@@ -154,7 +154,8 @@ fn row(
         rate: load.rate,
         requests_per_second: median_of(on, per_second),
         requests_per_second_without: median_of(off, per_second),
-        failed: Some(on.iter().chain(off).chain([measured]).map(|window| window.failed).sum()),
+        failed: Some(on.iter().chain([measured]).map(|window| window.failed).sum()),
+        failed_without: Some(off.iter().map(|window| window.failed).sum()),
         throughput: Some(throughput),
         per_cpu_second: cpu,
         p99: Some(p99),
@@ -185,6 +186,14 @@ fn window(site: &mut Site, load: &Load, length: Duration) -> anyhow::Result<Wind
     let after = Use::now(site)?;
     running.stop();
     let summary = running.wait()?.total;
+    if summary.failed > 0 {
+        let with = if before.agent.is_some() { "with" } else { "without" };
+        let (name, failed, all) = (load.name, summary.failed, summary.requests);
+        eprintln!(
+            "bench: {name}: {failed} of {all} requests failed {with} the agent: {:?}",
+            summary.by_error
+        );
+    }
     let own = after.own.saturating_sub(before.own);
     let others = after.busy.saturating_sub(before.busy).saturating_sub(own);
     let agent = match (before.agent, after.agent, opened_before) {

@@ -39,7 +39,9 @@ pub(crate) struct Row {
     pub(crate) rate: Option<f64>,
     pub(crate) requests_per_second: Option<f64>,
     pub(crate) requests_per_second_without: Option<f64>,
+    /// Requests with the agent that got no answer.
     pub(crate) failed: Option<u64>,
+    pub(crate) failed_without: Option<u64>,
     pub(crate) throughput: Option<Median>,
     /// Answers by CPU time of load, server and agent, with the agent by without.
     pub(crate) per_cpu_second: Option<Median>,
@@ -72,6 +74,7 @@ impl Row {
             requests_per_second: None,
             requests_per_second_without: None,
             failed: None,
+            failed_without: None,
             throughput: None,
             per_cpu_second: None,
             p99: None,
@@ -119,7 +122,9 @@ impl Row {
                 ));
             }
         }
-        for (what, count) in [("counts lost", self.counts_lost), ("requests failed", self.failed)] {
+        for (what, count) in
+            [("counts lost", self.counts_lost), ("requests failed with the agent", self.failed)]
+        {
             if let Some(count @ 1..) = count {
                 bars.push(Bar::new(false, format!("{} {count} {what}, none may be", self.name)));
             }
@@ -201,7 +206,7 @@ impl Report {
                 text,
                 "\n  {}\n    requests/s  {} with, {} without; ratio {}\n    requests by CPU time, with by without: ratio {}\n    p99         {} ms with, {} ms without; ratio {}\n    \
                  agent       {} % of a core: process {} %, kernel programs {} % ({} ns a request)\n    \
-                 lost        {} counts, {} ring records; {} requests failed; RSS {} MiB\n    \
+                 lost        {} counts, {} ring records; {} requests failed, {} without; RSS {} MiB\n    \
                  disturbed   {} % of a core was used by others meanwhile",
                 row.name,
                 number(row.requests_per_second, 0),
@@ -218,6 +223,7 @@ impl Report {
                 row.counts_lost.unwrap_or_default(),
                 row.events_lost.unwrap_or_default(),
                 row.failed.unwrap_or_default(),
+                row.failed_without.unwrap_or_default(),
                 number(row.rss_bytes.map(mebibytes), 1),
                 number(row.others_core_percent, 1),
             );
@@ -257,6 +263,9 @@ impl Report {
 fn load_json(row: &Row) -> serde_json::Value {
     let value = |median: Option<Median>| median.map(|median| median.value);
     let interval = |median: Option<Median>| median.and_then(|median| median.interval);
+    let program =
+        |(name, runs): &(String, Runs)| serde_json::json!({"name": name, "ns": runs.ns, "runs": runs.count});
+    let programs: Vec<_> = row.programs.iter().map(program).collect();
     serde_json::json!({
         "name": row.name, "kind": row.kind, "rate": row.rate,
         "requests_per_second": row.requests_per_second, "requests_per_second_without": row.requests_per_second_without,
@@ -266,7 +275,7 @@ fn load_json(row: &Row) -> serde_json::Value {
         "agent_core_percent": row.agent_core_percent, "process_core_percent": row.process_core_percent, "bpf_core_percent": row.bpf_core_percent,
         "bpf_ns_per_connection": row.bpf_ns_per_connection, "bpf_ns_per_request": row.bpf_ns_per_request,
         "others_core_percent": row.others_core_percent, "rss_bytes": row.rss_bytes, "rss_peak_bytes": row.rss_peak_bytes, "memory_current_bytes": row.memory_current_bytes, "memory_current_reason": row.memory_current_reason,
-        "events_lost": row.events_lost, "counts_lost": row.counts_lost, "failed": row.failed,
+        "events_lost": row.events_lost, "counts_lost": row.counts_lost, "failed": row.failed, "failed_without": row.failed_without, "programs": programs,
     })
 }
 

@@ -9,6 +9,7 @@ mod part;
 mod report;
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -27,6 +28,11 @@ const REPLICAS: usize = 3;
 
 /// From a pod's last exit to the end of its addresses, about what a runtime and a CNI plugin take.
 const SANDBOX_DELAY: Duration = Duration::from_millis(500);
+
+/// Addresses that the parts' clients take in turn, and the last byte of the first.
+const CLIENTS: u8 = 15;
+/// See [`CLIENTS`].
+const FIRST_CLIENT: u8 = 2;
 
 /// Rolls a Deployment under load three times and explains every lost request.
 #[derive(Debug, Parser)]
@@ -76,12 +82,13 @@ fn run(args: &Args) -> anyhow::Result<bool> {
     let mut experiments: Vec<Experiment> = Vec::new();
     let (world, mut agent) = start(args)?;
     let target = world.service("shop", "web", "web")?;
+    let mut number = 0;
     for round in 1..=args.repeat {
         if args.repeat > 1 {
             eprintln!("round {round} of {}", args.repeat);
         }
         let name = format!("web-{round}");
-        experiments.push(experiment(args, &world, &mut agent, &name, target)?);
+        experiments.push(experiment(args, &world, &mut agent, &name, target, &mut number)?);
     }
     let all_hold = experiments.iter().all(|experiment| report::failures(experiment, args.blind).is_empty());
     report::print(&experiments, args.delay, args.blind);
@@ -121,6 +128,7 @@ fn start(args: &Args) -> anyhow::Result<(World, Agent)> {
     let mut config = WorldConfig::new("drainscope-demo", program("testserver")?);
     config.proxy_delay = Duration::try_from_secs_f64(args.delay)?;
     config.sandbox_delay = SANDBOX_DELAY;
+    config.client_addresses = CLIENTS;
     eprintln!(
         "start a node in namespaces of its own: API server, kubelet, endpoint controller, service proxy"
     );
@@ -139,6 +147,7 @@ fn experiment(
     agent: &mut Agent,
     name: &str,
     target: world::ServiceAddresses,
+    number: &mut usize,
 ) -> anyhow::Result<Experiment> {
     let load = std::env::current_exe()?.with_file_name("load");
     let mut deployment = None;
@@ -154,7 +163,9 @@ fn experiment(
             (_, Some(advised)) => advised,
         };
         eprintln!("part {}: {title}, preStop sleep {sleep} s", part + 1);
-        let plan = Plan { title, prestop_seconds: sleep, blind: args.blind, delay: args.delay };
+        let source = Ipv4Addr::new(10, 78, 0, FIRST_CLIENT + u8::try_from(*number % usize::from(CLIENTS))?);
+        *number += 1;
+        let plan = Plan { title, prestop_seconds: sleep, blind: args.blind, delay: args.delay, source };
         parts.push(part::run(world, agent, &load, &mut deployment, name, target, &plan)?);
     }
     if let Some(mut deployment) = deployment {

@@ -1,5 +1,6 @@
 //! One part of the demo: bring the Deployment to a preStop, load it, roll it, wait until the agent has settled, judge.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Child;
 use std::thread;
@@ -37,6 +38,9 @@ pub(crate) struct Plan {
     pub(crate) prestop_seconds: u64,
     pub(crate) blind: bool,
     pub(crate) delay: f64,
+    /// The clients' address. Each part has its own for a while: a port that is used again within two minutes can meet a connection tracking entry
+    /// that still leads to a dead pod of the part before.
+    pub(crate) source: Ipv4Addr,
 }
 
 /// What the agent advises.
@@ -165,6 +169,7 @@ fn start_load(world: &World, load: &Path, target: ServiceAddresses, plan: &Plan)
         .args(["--target", &format!("{}:{}", target.v4, target.port)])
         .args(["--keepalive", &KEEPALIVE.0.to_string(), "--keepalive-rate", &KEEPALIVE.1.to_string()])
         .args(["--new", &NEW.0.to_string(), "--new-rate", &NEW.1.to_string()])
+        .args(["--source", &plan.source.to_string()])
         .args(["--connect-timeout", CONNECT_TIMEOUT])
         .arg("--log")
         .arg(&log)

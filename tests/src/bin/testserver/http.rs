@@ -117,7 +117,7 @@ mod tests {
     fn request(text: &str) -> Request {
         match parse(text.as_bytes()) {
             Parsed::Request(request) => request,
-            other => panic!("{text:?} is {other:?}"),
+            other @ (Parsed::Incomplete | Parsed::Malformed) => panic!("{text:?} is {other:?}"),
         }
     }
 
