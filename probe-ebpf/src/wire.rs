@@ -90,6 +90,8 @@ pub struct Port {
     pub half_open: u32,
     /// Probes that are connecting to it right now.
     pub probing: u64,
+    /// Probes whose client side is established and whose server side did not look yet.
+    pub probed: u64,
 }
 
 /// Declared in the pod's spec or as a target of its services.
@@ -386,7 +388,7 @@ unpadded! {
     Slot = 8;
     Container = 24;
     PortKey = 8;
-    Port = 32;
+    Port = 40;
     SlotRef = 8;
     Tuple = 40;
     Closed = 24;

@@ -2,6 +2,8 @@
 //!
 //! Nothing of the agent is linked here; what it says is read from its API by types of this crate's own.
 
+mod report;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -14,7 +16,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde::Deserialize;
+
+pub use report::{Connections, Container, Evidence, Pod, Requests, Restart, Step, Termination};
 
 use crate::World;
 use crate::controllers::PodRef;
@@ -261,148 +264,4 @@ impl Metrics {
             })
             .map(|(series, &value)| (series.as_str(), value))
     }
-}
-
-/// A termination, as far as judges look at it.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Termination {
-    /// Which pod.
-    pub pod: Pod,
-    /// `delete`, `eviction`, …
-    pub trigger: String,
-    /// `exited`, `grace_exceeded`, …
-    pub outcome: String,
-    /// `deleting`, `stopping`, `settling`, `ended`.
-    pub state: String,
-    /// Steps in time order.
-    pub timeline: Vec<Step>,
-    /// Containers.
-    pub containers: Vec<Container>,
-    /// Late connections and those open at the stop.
-    pub connections: Connections,
-    /// Late requests.
-    pub requests: Requests,
-    /// Lost attempts by class.
-    pub lost: BTreeMap<String, u64>,
-    /// Probes that were left out.
-    pub probes_excluded: u64,
-    /// The traffic tail is only a lower bound.
-    pub tail_censored: bool,
-    /// Why each was lost.
-    pub evidence: Vec<Evidence>,
-    /// Evidence beyond the bound.
-    pub evidence_dropped: u64,
-    /// Nothing that could matter was missed.
-    pub complete: bool,
-    /// What was odd.
-    pub anomalies: Vec<serde_json::Value>,
-}
-
-impl Termination {
-    /// Lost attempts of all classes.
-    pub fn lost_total(&self) -> u64 {
-        self.lost.values().sum()
-    }
-
-    /// When a step came first, as written.
-    pub fn step(&self, name: &str) -> Option<&Step> {
-        self.timeline.iter().find(|step| step.step == name)
-    }
-
-    /// Seconds from one step to another; `None` if either is missing.
-    pub fn seconds_between(&self, from: &str, to: &str) -> Option<f64> {
-        Some(self.step(to)?.seconds()? - self.step(from)?.seconds()?)
-    }
-}
-
-/// A container that ended while its pod was not being stopped.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Restart {
-    /// Its end, told as a termination.
-    pub container_restart: Termination,
-    /// `exit`, `liveness`, …
-    pub reason: String,
-}
-
-/// A pod's identity.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Pod {
-    /// Namespace.
-    pub namespace: String,
-    /// Name.
-    pub name: String,
-    /// Uid.
-    pub uid: String,
-}
-
-/// A step of a timeline.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Step {
-    /// Its name.
-    pub step: String,
-    /// RFC 3339 with nanoseconds.
-    pub at: String,
-    /// Who said so.
-    pub source: String,
-    /// The container, where it is one's.
-    #[serde(default)]
-    pub container: Option<String>,
-}
-
-impl Step {
-    /// Seconds since 1970.
-    pub fn seconds(&self) -> Option<f64> {
-        let at: jiff::Timestamp = self.at.parse().ok()?;
-        Some(at.as_duration().as_secs_f64())
-    }
-}
-
-/// A container's end.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Container {
-    /// Its name.
-    pub name: String,
-    /// Stop signal that it got.
-    pub signal: Option<serde_json::Value>,
-    /// It ignored one.
-    pub signal_ignored: bool,
-    /// As a shell shows it.
-    pub exit_code: Option<i32>,
-    /// SIGKILL ended it.
-    pub killed: bool,
-}
-
-/// Connections of a stopping pod.
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub struct Connections {
-    /// Open when the stop came.
-    pub open_at_stop: Option<u64>,
-    /// Arrived after that or after the deletion.
-    pub late: u64,
-}
-
-/// Requests of a stopping pod.
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub struct Requests {
-    /// Arrived late and were answered.
-    pub late_answered: u64,
-}
-
-/// Evidence of one lost attempt.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Evidence {
-    /// When, RFC 3339.
-    pub at: String,
-    /// Class.
-    pub class: String,
-    /// `observed` or `inferred`.
-    pub confidence: String,
-    /// Phase.
-    pub phase: String,
-    /// The client.
-    pub peer: SocketAddr,
-    /// The pod.
-    pub local: SocketAddr,
-    /// Number of the request on its connection.
-    pub request: u32,
 }

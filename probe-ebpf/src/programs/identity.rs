@@ -46,6 +46,27 @@ pub(super) fn slot_of_socket(cookie: u64, sk: *const u8) -> Option<SlotRef> {
     Some(slot)
 }
 
+/// The same, for events that come many times in a connection's life: a namespace that was nobody's a moment ago is not
+/// looked into again, until user space adds a container or an address. Inbound connections do not ask here, so that
+/// one of them is enough to mend a namespace in which a foreign task was seen first.
+#[inline(always)]
+pub(super) fn slot_of_frequent(cookie: u64, sk: *const u8) -> Option<SlotRef> {
+    let epoch = maps::EPOCH.get(0).copied().unwrap_or(0);
+    // SAFETY: the map is preallocated; a value read while user space removes it is old at worst.
+    if let Some(known) = unsafe { maps::NAMESPACES.get(cookie) }
+        && known.slot == NONE
+        && known.generation == epoch
+    {
+        return None;
+    }
+    let slot = slot_of_socket(cookie, sk);
+    if slot.is_none() {
+        // A full map costs time, nothing else.
+        let _unknown = maps::NAMESPACES.insert(cookie, SlotRef { slot: NONE, generation: epoch }, ANY);
+    }
+    slot
+}
+
 /// Slot of an address.
 #[inline(always)]
 pub(super) fn slot_of_address(address: [u64; 2]) -> Option<SlotRef> {
@@ -89,6 +110,7 @@ pub(super) fn port_or_new(scope: u32, slot: SlotRef, number: u16) -> Option<*mut
         listeners: 0,
         half_open: 0,
         probing: 0,
+        probed: 0,
     };
     if maps::PORTS.get_ptr_mut(key).is_none() && maps::PORTS.insert(key, fresh, NO_EXIST).is_err() {
         account::anomaly(anomaly::PORTS_FULL);

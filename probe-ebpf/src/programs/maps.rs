@@ -23,6 +23,9 @@ pub(super) static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(wire::C
 /// Network namespace cookie -> slot. The kernel learns; user space removes.
 #[map]
 pub(super) static NAMESPACES: HashMap<u64, SlotRef> = HashMap::with_max_entries(wire::ADDRESSES, 0);
+/// Raised by user space with every container and address: until then a namespace that is nobody's stays nobody's.
+#[map]
+pub(super) static EPOCH: Array<u32> = Array::with_max_entries(1, 0);
 /// Address -> slot. User space writes.
 #[map]
 pub(super) static ADDRESSES: HashMap<[u64; 2], SlotRef> = HashMap::with_max_entries(wire::ADDRESSES, 0);

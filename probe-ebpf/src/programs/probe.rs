@@ -11,7 +11,7 @@ use super::load::{self, direct};
 use super::maps;
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::fields::Field;
-use probe_ebpf::wire::{CLOSED_PROBE, CLOSED_SYN, Closed, Kind, PORT_PROBE};
+use probe_ebpf::wire::{CLOSED_PROBE, CLOSED_SYN, Closed, Kind, PORT_PROBE, Port};
 
 /// ECONNREFUSED.
 const REFUSED: i32 = 111;
@@ -57,6 +57,9 @@ fn no_longer_connecting(seen: &Connection) {
 /// The probe's connection as the pod sees it; `None` if the socket is no probe's.
 #[inline(always)]
 fn seen_from_pod(sk: *const u8) -> Option<Connection> {
+    if load::net_cookie(sk) != load::host_net() {
+        return None;
+    }
     let stored = connection::of(sk);
     if stored.is_null() {
         return None;
@@ -82,6 +85,10 @@ fn seen_from_pod(sk: *const u8) -> Option<Connection> {
 pub(super) fn connected(sk: *const u8) {
     let Some(seen) = seen_from_pod(sk) else { return };
     no_longer_connecting(&seen);
+    if let Some(port) = identity::port(seen.slot.slot, seen.local_port) {
+        // SAFETY: a live map value.
+        account::add(unsafe { &raw mut (*port).probed });
+    }
     let closed = Closed { at_ns: load::now_ns(), flags: CLOSED_PROBE, request: 0, isn: 0, phase: 0 };
     account::remember(seen.slot, &seen.tuple(), &closed);
 }
@@ -118,7 +125,7 @@ pub(super) fn failed(sk: *const u8) {
 
 /// The server side's question; the answer is given once.
 #[inline(always)]
-pub(super) fn is_one(server: &Connection) -> bool {
+pub(super) fn is_one(port: *mut Port, server: &Connection) -> bool {
     let tuple = server.tuple();
     let Some(closed) = account::remembered(&tuple) else { return false };
     // SAFETY: a live map value.
@@ -127,5 +134,7 @@ pub(super) fn is_one(server: &Connection) -> bool {
     }
     // Gone already is as good.
     let _gone = maps::CLOSED.remove(tuple);
+    // SAFETY: a live map value.
+    account::subtract(unsafe { &raw mut (*port).probed });
     true
 }

@@ -72,7 +72,7 @@ fn adopt(sk: *const u8) {
     if cookie == load::host_net() {
         return;
     }
-    let Some(slot) = identity::slot_of_socket(cookie, sk) else { return };
+    let Some(slot) = identity::slot_of_frequent(cookie, sk) else { return };
     // An outbound connection has a local port that nobody listens on.
     let Some(port) = identity::port(slot.slot, direct(sk, Field::LocalPort)) else { return };
     let tp = load::tcp_sock(sk);

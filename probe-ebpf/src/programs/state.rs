@@ -17,7 +17,7 @@ use aya_log_ebpf::debug;
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::decide::{self, Closing, Leaving, Verdict};
 use probe_ebpf::fields::Field;
-use probe_ebpf::wire::{Closed, Kind, Listener, NONE, PORT_PROBE, anomaly};
+use probe_ebpf::wire::{Closed, Kind, Listener, NONE, anomaly};
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
@@ -88,7 +88,7 @@ fn established(sk: *const u8) {
     ends.opened_phase = phase as u8;
     let Some(counters) = account::counters(ends.slot) else { return };
     // SAFETY: a live map value.
-    if unsafe { (*port).flags } & PORT_PROBE != 0 && probe::is_one(&ends) {
+    if unsafe { (*port).probed } != 0 && probe::is_one(port, &ends) {
         ends.flags = IS_PROBE;
         if !matches!(phase, Phase::Running) {
             // SAFETY: a live map value.
@@ -100,9 +100,9 @@ fn established(sk: *const u8) {
             account::add(&raw mut (*counters).opened);
             if !matches!(phase, Phase::Running) {
                 account::add(&raw mut (*counters).late_opened);
+                account::late_attempt(counters, phase, load::now_ns());
             }
         }
-        account::late_attempt(counters, phase, load::now_ns());
     }
     let connection = connection::create(sk);
     if !connection.is_null() {
@@ -122,7 +122,15 @@ fn client_fin(sk: *const u8) {
 
 /// What is known of a connection at its close when nothing was known before: `None` for outbound and foreign ones.
 #[inline(always)]
-fn met_at_close(sk: *const u8, tp: *const u8) -> Option<Connection> {
+fn met_at_close(sk: *const u8) -> Option<Connection> {
+    let cookie = load::net_cookie(sk);
+    if cookie != load::host_net() {
+        identity::slot_of_frequent(cookie, sk)?;
+    }
+    let tp = load::tcp_sock(sk);
+    if tp.is_null() {
+        return None;
+    }
     let mut met = Connection::EMPTY;
     connection::fill_ends(&mut met, sk, tp);
     let port = port_of(sk, met.local_port, false)?;
@@ -142,12 +150,8 @@ fn met_at_close(sk: *const u8, tp: *const u8) -> Option<Connection> {
 #[inline(always)]
 fn leaving(ctx: &BtfTracePointContext, sk: *const u8, old: i32, new: i32) {
     let stored = connection::of(sk);
-    let tp = load::tcp_sock(sk);
-    if tp.is_null() {
-        return;
-    }
     let mut connection = if stored.is_null() {
-        match met_at_close(sk, tp) {
+        match met_at_close(sk) {
             Some(met) => met,
             None => return,
         }
@@ -155,6 +159,10 @@ fn leaving(ctx: &BtfTracePointContext, sk: *const u8, old: i32, new: i32) {
         // SAFETY: non-null storage of this socket.
         unsafe { *stored }
     };
+    let tp = load::tcp_sock(sk);
+    if tp.is_null() {
+        return;
+    }
     if connection.flags & IS_PROBE_CLIENT != 0 {
         return;
     }

@@ -102,7 +102,8 @@ fn btf_item() -> CheckItem {
 }
 
 fn lockdown() -> CheckItem {
-    let text = first_line("/sys/kernel/security/lockdown").unwrap_or_else(|| "none".into());
+    let text = first_line("/sys/kernel/security/lockdown")
+        .unwrap_or_else(|| "not shown (securityfs is not mounted)".into());
     let mode = text.split(['[', ']']).nth(1).unwrap_or(&text).to_owned();
     if mode == "confidentiality" {
         CheckItem::new(

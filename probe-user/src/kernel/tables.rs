@@ -76,6 +76,7 @@ pub(super) struct Tables {
     ports: HashMap<MapData, Plain<PortKey>, Plain<Port>>,
     closed: HashMap<MapData, Plain<Tuple>, Plain<Closed>>,
     anomalies: Array<MapData, u64>,
+    epoch: Array<MapData, u32>,
 }
 
 fn take<T: TryFrom<Map, Error = MapError>>(
@@ -98,6 +99,7 @@ impl Tables {
             ports: take(ebpf, "PORTS")?,
             closed: take(ebpf, "CLOSED")?,
             anomalies: take(ebpf, "ANOMALIES")?,
+            epoch: take(ebpf, "EPOCH")?,
         })
     }
 
@@ -110,7 +112,8 @@ impl Tables {
             }
             Command::ForgetSlot { slot } => self.forget(slot),
             Command::AddAddress { address, slot } => {
-                self.addresses.insert(octets(address), Plain(slot), 0).map_err(failed("add an address"))
+                self.addresses.insert(octets(address), Plain(slot), 0).map_err(failed("add an address"))?;
+                self.next_epoch()
             }
             Command::RemoveAddress { address, slot } => self.remove_address(address, slot),
             Command::AddPort { slot, host_network, port, probe } => {
@@ -120,7 +123,8 @@ impl Tables {
                 let state =
                     Container { slot: slot.slot, generation: slot.generation, stop_ns: 0, exit_ns: 0 };
                 self.containers.set(container, Plain(state), 0).map_err(failed("add a container"))?;
-                self.cgroups.insert(cgroup, container, 0).map_err(failed("add a cgroup"))
+                self.cgroups.insert(cgroup, container, 0).map_err(failed("add a cgroup"))?;
+                self.next_epoch()
             }
             Command::ForgetContainer { container, cgroup } => {
                 let names_it = self.cgroups.get(&cgroup, 0).is_ok_and(|index| index == container);
@@ -130,6 +134,12 @@ impl Tables {
                 Ok(())
             }
         }
+    }
+
+    /// What was nobody's may be somebody's now.
+    fn next_epoch(&mut self) -> Result<(), ApplyError> {
+        let epoch = self.epoch.get(&0, 0).unwrap_or(0).wrapping_add(1);
+        self.epoch.set(0, epoch, 0).map_err(failed("raise the epoch"))
     }
 
     /// Counters first, so that nothing is added to the old ones once the generation is valid.
@@ -188,6 +198,7 @@ impl Tables {
             listeners: 0,
             half_open: 0,
             probing: 0,
+            probed: 0,
         };
         let mut value = match self.ports.get(&key, 0) {
             Ok(Plain(known)) if known.slot == slot.slot && known.generation == slot.generation => known,
@@ -209,8 +220,15 @@ impl Tables {
         (0..anomaly::COUNT).map(|index| self.anomalies.get(&index, 0).unwrap_or(0)).collect()
     }
 
-    /// Forgets tuples that are older than a TIME_WAIT.
+    /// Forgets tuples that are older than a TIME_WAIT, and namespaces that were nobody's.
     pub(super) fn sweep(&mut self, now_ns: u64) {
+        let nobodys = keys(&self.namespaces, |value| value.0.slot == NONE);
+        // Rarely, since the kernel may learn better between the look and the removal.
+        if nobodys.len() > wire::ADDRESSES as usize / 2 {
+            for cookie in nobodys {
+                let _gone = self.namespaces.remove(&cookie);
+            }
+        }
         let old: Vec<Plain<Tuple>> = self
             .closed
             .iter()

@@ -18,6 +18,9 @@ use crate::{SETTLING, SOON, trial};
 
 const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 
+/// Prometheus scrapes that often; in seconds.
+const SCRAPE_INTERVAL: f64 = 15.0;
+
 pub(crate) fn trials() -> Vec<Trial> {
     vec![trial("Prometheus sees the losses of the first rollout", first_rollout)]
 }
@@ -30,7 +33,11 @@ impl Prometheus {
         let directory = world.node().directory().join("prometheus");
         fs::create_dir(&directory)?;
         let file = directory.join("prometheus.yml");
-        let configuration = "global: {scrape_interval: 15s}\nscrape_configs:\n- job_name: drainscope\n  static_configs:\n  - targets: ['127.0.0.1:10290']\n";
+        let configuration = format!(
+            "global: {{scrape_interval: {SCRAPE_INTERVAL}s}}\n\
+             scrape_configs:\n\
+             - job_name: drainscope\n  static_configs:\n  - targets: ['127.0.0.1:10290']\n"
+        );
         fs::write(&file, configuration)?;
         let log = File::create(directory.join("log"))?;
         let child = world
@@ -108,7 +115,8 @@ fn first_rollout() -> anyhow::Result<()> {
     let counted = prometheus.query(&total, None)?.context("the series are there")?;
     ensure!(same(counted, failed), "the clients lost {failed}, Prometheus has {counted}");
     // increase() extrapolates to the edges of its range and is no whole number; that it sees each series' first loss is what matters.
-    let range = (now()? - before).ceil();
+    // The range reaches back to the scrape before the run.
+    let range = (now()? - before).ceil() + SCRAPE_INTERVAL;
     for (reason, of_reason) in lost_by_reason(&prometheus, before)? {
         let series =
             format!("sum(increase({LOST}{{target_workload=\"web\",reason=\"{reason}\"}}[{range}s]))");
