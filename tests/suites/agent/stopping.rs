@@ -37,6 +37,8 @@ fn stopping() -> anyhow::Result<()> {
         with_hook("probed", &["--on-term", "linger:2"]),
         with_hook("refusing", &["--on-term", "close-then-wait:4"]),
         ignoring,
+        // The last thread of this process to exit is not its first one, as with most language runtimes.
+        PodTemplate::testserver("threaded", &["--on-term", "drain", "--second-thread"]),
     ];
     let mut deployments = Vec::new();
     for template in &templates {
@@ -78,6 +80,10 @@ fn stopping() -> anyhow::Result<()> {
     for end in &ends[1..3] {
         nobody_came(&metrics, end)?;
     }
+    let exit =
+        ends[4].step("exited").context("the exit of a process without its first thread was not seen")?;
+    ensure!(exit.source == "kernel" && ends[4].outcome == "exited", "{:?}", ends[4].timeline);
+    ensure!(ends[4].containers[0].exit_code == Some(0), "{:?}", ends[4].containers);
     ensure!(ends[1].outcome == "exited" && ends[2].outcome == "exited");
     signal_ignored(&metrics, &ends[3]).with_context(|| format!("{:#?}", ends[3]))?;
     site.finish()

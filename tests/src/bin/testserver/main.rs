@@ -11,6 +11,7 @@ mod server;
 
 use clap::Parser as _;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
 
 fn main() -> anyhow::Result<()> {
     let options = options::Options::parse();
@@ -24,6 +25,8 @@ fn main() -> anyhow::Result<()> {
 
 /// Serves on a second thread while the first one is gone; the process exits as the server's end says.
 fn serve_without_first_thread(options: options::Options) -> anyhow::Result<()> {
+    // Here too: a signal without handler that the first thread does not block is ignored for pid 1, even when that thread is gone.
+    SigSet::from(Signal::SIGTERM).thread_block()?;
     std::thread::spawn(move || {
         let served = server::Server::new(options).and_then(server::Server::run);
         std::process::exit(i32::from(served.is_err()));
