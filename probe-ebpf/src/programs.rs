@@ -1,12 +1,16 @@
 //! The hooks, and what they have in common: `load` reads kernel memory, `maps` are the tables, `identity` finds the
-//! slot of a namespace, address, task or port, `account` counts and writes evidence.
+//! slot of a namespace, address, task or port, `account` counts and writes evidence; `closing`, `listener` and `probe` are
+//! what the state hook does at a connection's end, at a listener's turns, and for probes.
 
 mod account;
 mod cgroup;
+mod closing;
 mod connection;
+mod destroy;
 mod drop;
 mod exit;
 mod identity;
+mod listener;
 mod load;
 mod maps;
 mod packet;

@@ -9,7 +9,7 @@ use super::account::{self, Attempt};
 use super::connection::{self, HAS_RST, IS_CLOSED, IS_PROBE};
 use super::load::{self, direct, tcp};
 use super::packet::{self, ACK, Packet, RST, SYN};
-use super::{identity, state};
+use super::{closing, identity};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::decide;
@@ -69,7 +69,7 @@ fn on_closed(sk: *const u8, skb: *const u8) {
         return;
     }
     if let Some((class, confidence)) = decide::data_after_close(connection.verdict()) {
-        state::after_close(connection, class, confidence, packet.payload);
+        closing::after_close(connection, class, confidence, packet.payload);
     }
 }
 
