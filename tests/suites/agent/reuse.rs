@@ -35,6 +35,7 @@ fn reuse() -> anyhow::Result<()> {
     let fresh = fresh.stop()?;
     let exited = wait_exited(&site.world, &pods[0])?;
     ensure!(fresh.summary.end_ns < exited, "the scene is too slow");
+    let removal = site.world.wait_step(&pods[0], SOON, |step| *step == Step::SandboxRemoval)?;
     let removed = site.world.wait_step(&pods[0], SOON, |step| *step == Step::SandboxRemoved)?;
     let mut new = site.deploy("new", 1, &PodTemplate::testserver("new", &["--on-term", "exit"]))?;
     ensure!(address_of(&site.world, &new.pods()[0])? == target, "the address was not reused");
@@ -54,9 +55,10 @@ fn reuse() -> anyhow::Result<()> {
             verdict.by_class
         );
     }
-    // What is written to the old pod while the new one has its address is `misrouted`: a class of neither, and not counted yet.
+    // What is written to the old pod while the new one has its address is `misrouted`: a class of neither, and not counted yet. What its
+    // interface swallows while it is taken down is a blind spot (docs/kernel.md).
     for attempt in &verdict.client_only {
-        ensure!(attempt.nth > 1 && attempt.t_ns > removed, "lost by the old pod: {attempt:#?}");
+        ensure!(attempt.nth > 1 && attempt.t_ns > removal, "lost by the old pod: {attempt:#?}");
     }
     ensure!(!verdict.client_only.is_empty(), "nobody wrote to the new pod on a connection to the old one");
     agree(&site.metrics()?, "old", &ends)?;
