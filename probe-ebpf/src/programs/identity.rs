@@ -34,9 +34,11 @@ fn slot_of_namespace(cookie: u64) -> Option<SlotRef> {
 /// sockets have no such mark (cgroup v1), from its address.
 #[inline(always)]
 pub(super) fn slot_of_socket(cookie: u64, sk: *const u8) -> Option<SlotRef> {
-    if let Some(slot) = slot_of_namespace(cookie) {
-        return Some(slot);
-    }
+    slot_of_namespace(cookie).or_else(|| learn_from_socket(cookie, sk))
+}
+
+#[inline(always)]
+fn learn_from_socket(cookie: u64, sk: *const u8) -> Option<SlotRef> {
     let slot = if load::v1_subsystem() == ABSENT {
         slot_of_container(container_of_socket(sk)?)?
     } else {
@@ -53,13 +55,15 @@ pub(super) fn slot_of_socket(cookie: u64, sk: *const u8) -> Option<SlotRef> {
 pub(super) fn slot_of_frequent(cookie: u64, sk: *const u8) -> Option<SlotRef> {
     let epoch = maps::EPOCH.get(0).copied().unwrap_or(0);
     // SAFETY: the map is preallocated; a value read while user space removes it is old at worst.
-    if let Some(known) = unsafe { maps::NAMESPACES.get(cookie) }
-        && known.slot == NONE
-        && known.generation == epoch
-    {
-        return None;
+    if let Some(known) = unsafe { maps::NAMESPACES.get(cookie) }.copied() {
+        if known.slot == NONE && known.generation == epoch {
+            return None;
+        }
+        if let Some(slot) = valid(known) {
+            return Some(slot);
+        }
     }
-    let slot = slot_of_socket(cookie, sk);
+    let slot = learn_from_socket(cookie, sk);
     if slot.is_none() {
         // A full map costs time, nothing else.
         let _unknown = maps::NAMESPACES.insert(cookie, SlotRef { slot: NONE, generation: epoch }, ANY);
