@@ -5,10 +5,12 @@ use super::load::{self, probe, probe_at};
 use probe_ebpf::fields::Field;
 
 /// TCP flags.
+pub(super) const FIN: u8 = 1;
+/// See [`FIN`].
 pub(super) const SYN: u8 = 2;
-/// See [`SYN`].
+/// See [`FIN`].
 pub(super) const RST: u8 = 4;
-/// See [`SYN`].
+/// See [`FIN`].
 pub(super) const ACK: u8 = 16;
 
 /// ETH_P_IP and ETH_P_IPV6, as they are in `skb->protocol`.

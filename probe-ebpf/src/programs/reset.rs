@@ -8,7 +8,7 @@
 use super::account::{self, Attempt};
 use super::connection::{self, HAS_RST, IS_CLOSED, IS_PROBE};
 use super::load::{self, direct, tcp};
-use super::packet::{self, ACK, Packet, RST, SYN};
+use super::packet::{self, ACK, FIN, Packet, RST, SYN};
 use super::{closing, identity};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::class::{Class, Confidence, Phase};
@@ -65,7 +65,7 @@ fn on_closed(sk: *const u8, skb: *const u8) {
         return;
     }
     let Some(packet) = packet::parse(skb) else { return };
-    if packet.payload == 0 {
+    if !tells_of_data(&packet) {
         return;
     }
     if let Some((class, confidence)) = decide::data_after_close(connection.verdict()) {
@@ -73,12 +73,21 @@ fn on_closed(sk: *const u8, skb: *const u8) {
     }
 }
 
+/// Whether a segment that a closed connection answered with a reset says that the client sent data. A bare FIN does: it
+/// is reset only if data before it never came (tcp_rcv_state_process, tcp_timewait_state_process), because it was lost
+/// or met the socket on its way to TIME_WAIT (TCP_CLOSE). After the reset nothing is sent again, so the FIN is all that
+/// is left of that request.
+#[inline(always)]
+fn tells_of_data(packet: &Packet) -> bool {
+    packet.payload > 0 || packet.flags & (FIN | SYN | RST) == FIN
+}
+
 /// A segment reached what is left of a connection after its close. The minisock has addresses and a namespace, no
 /// storage: the memory of closed tuples says whether its last attempt was counted.
 #[inline(always)]
 fn time_wait(sk: *const u8, skb: *const u8) {
     let Some(packet) = packet::parse(skb) else { return };
-    if packet.payload == 0 {
+    if !tells_of_data(&packet) {
         return;
     }
     let Some(scope) = identity::scope_of_packet(load::net_cookie(sk), packet.destination) else { return };

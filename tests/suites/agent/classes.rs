@@ -49,6 +49,14 @@ fn each_class() -> anyhow::Result<()> {
         )?,
         Scene::direct(&site, "blind", "unread", &["--on-term", "linger:2.5", "--stall-reads"], mixed)?,
         Scene::direct(&site, "mute", "unanswered", &["--on-term", "linger:2.5", "--stall-answers"], mixed)?,
+        Scene::direct(
+            &site,
+            "slamming",
+            "stale_reuse",
+            &["--on-term", "linger:2.5", "--close-accepted-after-term"],
+            "--new 40 --new-rate 20",
+        )?,
+        Scene::swallowed(&site)?,
         Scene::in_flight(&site)?,
         Scene::reused(&site)?,
         Scene::vanished(&site)?,
@@ -90,6 +98,30 @@ impl Scene {
         ensure!(last < exited, "{name}: an attempt began after the exit: the scene is too slow");
         deployment.wait_gone(&pods, SOON)?;
         Ok(Self { name, class, only: true, pods, tally })
+    }
+
+    /// A server that closed, and whose kernel never gets the requests sent after that: only that each client's FIN comes out of order is left of
+    /// them. So it is when a request meets a socket that is on its way to TIME_WAIT on another CPU.
+    fn swallowed(site: &Site) -> anyhow::Result<Self> {
+        let name = "swallowed";
+        let style = ["--on-term", "linger:2.5", "--close-accepted-after-term"];
+        let mut deployment = site.deploy(name, 1, &PodTemplate::testserver(name, &style))?;
+        let pod = deployment.pods()[0].clone();
+        let target = address_of(&site.world, &pod)?;
+        let pods = deployment.delete_pods()?;
+        wait_stopped(&site.world, &pod)?;
+        // A request is longer than any segment without data.
+        let rule = format!(
+            "table ip {name} {{ chain requests {{ type filter hook forward priority 0; ip daddr {} ip length > 100 drop; }}; }}",
+            target.ip()
+        );
+        let status = site.world.node_command("nft").arg(rule).status()?;
+        ensure!(status.success(), "nft: {status}");
+        let mut load = Load::start(&site.world, target, "--new 12 --new-rate 20")?;
+        load.run_for(AFTER)?;
+        let tally = load.stop()?;
+        deployment.wait_gone(&pods, SOON)?;
+        Ok(Self { name, class: "stale_reuse", only: true, pods, tally })
     }
 
     /// A server that exits at once with requests in flight.

@@ -63,6 +63,10 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) no_accept_after_term: bool,
 
+    /// With linger: close what is accepted after SIGTERM at once, exit at the end.
+    #[arg(long)]
+    pub(crate) close_accepted_after_term: bool,
+
     /// With linger: accept but read nothing more after SIGTERM, exit at the end.
     #[arg(long)]
     pub(crate) stall_reads: bool,
@@ -91,6 +95,6 @@ pub(crate) struct Options {
 impl Options {
     /// Whether the server exits at the end of its linger time rather than drains: what it stalled must stay unanswered.
     pub(crate) fn stalls(&self) -> bool {
-        self.no_accept_after_term || self.stall_reads || self.stall_answers
+        self.no_accept_after_term || self.close_accepted_after_term || self.stall_reads || self.stall_answers
     }
 }

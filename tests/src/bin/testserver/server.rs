@@ -193,6 +193,10 @@ impl Server {
         self.options.stall_reads && matches!(self.phase, Phase::Lingering(_))
     }
 
+    fn closes_accepted(&self) -> bool {
+        self.options.close_accepted_after_term && matches!(self.phase, Phase::Lingering(_))
+    }
+
     fn fire_timers(&mut self) -> anyhow::Result<()> {
         while let Some(Reverse((at, index, generation))) = self.timers.peek().copied() {
             if Instant::now() < at {
@@ -217,6 +221,7 @@ impl Server {
                     return self.set_accepting(false);
                 }
                 match self.listeners[listener].accept() {
+                    Ok(_) if self.closes_accepted() => {}
                     Ok((stream, _)) => {
                         stream.set_nonblocking(true)?;
                         let buffers = self.spare.pop().unwrap_or_default();
