@@ -37,12 +37,14 @@ pub const HOST_SCOPE: u32 = u32::MAX;
 pub struct Slot {
     /// Raised each time the slot is given to another pod; map entries of an older generation are void. 0: free.
     pub generation: u32,
-    /// Bits of [`SLOT_DELETING`].
+    /// Bits `SLOT_*`.
     pub flags: u32,
 }
 
 /// The pod's deletion was seen.
 pub const SLOT_DELETING: u32 = 1;
+/// Services name some of the pod's ports: what comes to the others (metrics, debugging) is no client's.
+pub const SLOT_SERVED: u32 = 2;
 
 /// A container's state. User space writes it once, when it gives the container its index; from then on only the kernel
 /// does. Zero times mean "not yet".
@@ -100,6 +102,11 @@ pub const PORT_DECLARED: u32 = 1;
 pub const PORT_PROBE: u32 = 2;
 /// A listener or an inbound connection was seen.
 pub const PORT_SEEN: u32 = 4;
+/// In [`HOST_SCOPE`]: a process that is no pod's was the last to listen there. Until a pod does, the port is nobody's.
+pub const PORT_FOREIGN: u32 = 8;
+
+/// A service of the pod names it.
+pub const PORT_SERVICE: u32 = 16;
 
 /// Value of the maps from network namespace or address to slot.
 #[repr(C)]

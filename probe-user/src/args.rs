@@ -3,6 +3,7 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
+use probe_ebpf::wire::RING_BYTES;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -102,6 +103,9 @@ pub struct AgentArgs {
     /// How long it serves on after its own SIGTERM while other pods are left on the node
     #[arg(long, env = "DRAINSCOPE_GRACE", value_name = "DURATION", default_value = "25s")]
     pub grace: SignedDuration,
+    /// Size of the ring buffer for kernel records; a full ring loses evidence, never a count
+    #[arg(long, env = "DRAINSCOPE_RING_BYTES", value_name = "BYTES", default_value_t = RING_BYTES)]
+    pub ring_bytes: u32,
     /// Log.
     #[command(flatten)]
     pub log: LogArgs,
@@ -187,6 +191,7 @@ mod tests {
         assert_eq!(agent.http.api_listen.to_string(), "127.0.0.1:10291");
         assert_eq!((agent.history, agent.series_limit), (512, 5000));
         assert_eq!(agent.series_ttl, SignedDuration::from_mins(10));
+        assert_eq!(agent.ring_bytes, RING_BYTES);
     }
 
     #[test]
@@ -196,6 +201,9 @@ mod tests {
             &["drainscope", "agent", "--listen", "10290"],
             &["drainscope", "agent", "--history", "-1"],
             &["drainscope", "agent", "--series-ttl", "soon"],
+            &["drainscope", "agent", "--ring-bytes", "1MiB"],
+            &["drainscope", "agent", "--ring-bytes", "-65536"],
+            &["drainscope", "agent", "--ring-bytes", "4294967296"],
             &["drainscope", "agent", "--log-level", "loud"],
             &["drainscope", "check", "-o", "yaml"],
         ] {

@@ -16,6 +16,11 @@ const SERIES_MAX: usize = 100_000;
 const SERIES_MIN: usize = 300;
 /// Longest `--series-ttl` and `--grace`.
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Smallest `--ring-bytes`: the largest page that Linux has on amd64 and arm64, so that each power of two from here on is
+/// the multiple of a page that the kernel wants.
+const RING_MIN: u32 = 64 << 10;
+/// Largest: room for 700,000 lost requests between two turns of the driver.
+const RING_MAX: u32 = 64 << 20;
 
 /// A flag that makes no sense; the agent exits with status 2.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -43,6 +48,9 @@ pub enum ConfigError {
         /// Most.
         max: String,
     },
+    /// A size that no ring buffer can have.
+    #[error("--ring-bytes {0} must be a power of two from {RING_MIN} (64 KiB) to {RING_MAX} (64 MiB)")]
+    RingBytes(u32),
     /// Relative path.
     #[error("{flag} {} must be an absolute path", path.display())]
     RelativePath {
@@ -74,6 +82,8 @@ pub struct Config {
     pub series_ttl: Duration,
     /// How long to serve after the own SIGTERM.
     pub grace: Duration,
+    /// Bytes of the ring buffer for kernel records.
+    pub ring_bytes: u32,
     /// Kernel programs log too.
     pub kernel_log: bool,
 }
@@ -99,6 +109,7 @@ impl Config {
             series_limit: within("--series-limit", args.series_limit, SERIES_MIN, SERIES_MAX)?,
             series_ttl: duration("--series-ttl", args.series_ttl, Duration::from_secs(1))?,
             grace: duration("--grace", args.grace, Duration::ZERO)?,
+            ring_bytes: ring_bytes(args.ring_bytes)?,
             kernel_log: args.log.log_level >= LogLevel::Debug,
         })
     }
@@ -120,6 +131,13 @@ fn within(flag: &'static str, value: usize, min: usize, max: usize) -> Result<us
         min: min.to_string(),
         max: max.to_string(),
     })
+}
+
+fn ring_bytes(value: u32) -> Result<u32, ConfigError> {
+    if value.is_power_of_two() && (RING_MIN..=RING_MAX).contains(&value) {
+        return Ok(value);
+    }
+    Err(ConfigError::RingBytes(value))
 }
 
 fn duration(flag: &'static str, value: SignedDuration, min: Duration) -> Result<Duration, ConfigError> {
@@ -167,6 +185,16 @@ mod tests {
     }
 
     #[test]
+    fn the_ring_has_any_power_of_two_in_its_range() {
+        let ring =
+            |flags: &[&str]| config(&[&["--node-name", "n"], flags].concat(), None).map(|c| c.ring_bytes);
+        assert_eq!(ring(&[]), Ok(probe_ebpf::wire::RING_BYTES));
+        for bytes in (16..=26).map(|bits| 1u32 << bits) {
+            assert_eq!(ring(&["--ring-bytes", &bytes.to_string()]), Ok(bytes));
+        }
+    }
+
+    #[test]
     fn values_out_of_range_are_named() {
         for (flag, value) in [
             ("--history", "0"),
@@ -178,6 +206,13 @@ mod tests {
         ] {
             let error = config(&["--node-name", "n", &format!("{flag}={value}")], None).expect_err(value);
             assert!(error.to_string().starts_with(flag), "{error}");
+        }
+        for value in ["0", "4096", "32768", "65535", "98304", "67108865", "134217728"] {
+            let error = config(&["--node-name", "n", "--ring-bytes", value], None).expect_err(value);
+            let expected = format!(
+                "--ring-bytes {value} must be a power of two from 65536 (64 KiB) to 67108864 (64 MiB)"
+            );
+            assert_eq!(error.to_string(), expected);
         }
         let error = config(&["--node-name", "n", "--cgroup-root", "cgroup"], None).expect_err("relative");
         assert_eq!(error.to_string(), "--cgroup-root cgroup must be an absolute path");

@@ -266,8 +266,31 @@ impl Driver {
         self.note(Fact::KernelAnomalies { values });
         if refused != self.ring_full {
             self.ring_full = refused;
-            // Records of new containers may be among the refused ones.
+            // Records of exits and of new containers may be among the refused ones. Exits first: a cgroup that is gone
+            // stands for an exit that nobody saw.
+            self.look_for_exits();
             self.scan_cgroups();
+        }
+    }
+
+    /// Tells the core of exits that the kernel's table has and no record told.
+    fn look_for_exits(&mut self) {
+        // Until then an index that was given away anew shows the state of the container before.
+        self.conclude();
+        let Some(kernel) = &self.kernel else { return };
+        let at = mono_now();
+        let mut facts = Vec::new();
+        for (container, slot) in self.monitor.containers() {
+            facts.extend(match kernel.exited(container, slot) {
+                Ok(exit_ns) => exit_ns.map(|ns| Fact::Exited { slot, container, exited: Mono(ns) }),
+                Err(error) => {
+                    tracing::warn!(%error, "a container's state cannot be read");
+                    Some(Fact::Anomaly { kind: Anomaly::MapWrite, count: 1 })
+                }
+            });
+        }
+        for fact in facts {
+            self.handle(Event { at, fact });
         }
     }
 

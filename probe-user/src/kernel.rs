@@ -223,6 +223,13 @@ impl Kernel {
         self.tables.reading(slot)
     }
 
+    /// When the init of a container exited, if it did and its slot is still that one.
+    pub fn exited(&self, container: u32, slot: SlotRef) -> Result<Option<u64>, ReadError> {
+        let state = self.tables.container(container)?;
+        let is_its = (state.slot, state.generation) == (slot.slot, slot.generation);
+        Ok((is_its && state.exit_ns != 0).then_some(state.exit_ns))
+    }
+
     /// What the programs could not do, by index of `wire::anomaly::NAMES`.
     #[must_use]
     pub fn anomalies(&self) -> Vec<u64> {

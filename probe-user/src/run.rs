@@ -81,7 +81,7 @@ impl KernelSide {
         let settings = KernelConfig {
             cgroup_root: config.cgroup_root.clone(),
             debug_log: config.kernel_log,
-            ring_bytes: None,
+            ring_bytes: Some(config.ring_bytes),
         };
         let (kernel, error) = match Kernel::load(&settings) {
             Ok(kernel) => (Some(kernel), None),

@@ -6,10 +6,14 @@
 
 #[path = "agent/classes.rs"]
 mod classes;
+#[path = "agent/controls.rs"]
+mod controls;
 #[path = "agent/crash.rs"]
 mod crash;
 #[path = "agent/families.rs"]
 mod families;
+#[path = "agent/host_network.rs"]
+mod host_network;
 #[path = "agent/late_start.rs"]
 mod late_start;
 #[path = "agent/limited.rs"]
@@ -20,6 +24,8 @@ mod load;
 mod nginx;
 #[path = "agent/outage.rs"]
 mod outage;
+#[path = "agent/overload.rs"]
+mod overload;
 #[path = "agent/own_end.rs"]
 mod own_end;
 #[path = "agent/prometheus.rs"]
@@ -65,15 +71,18 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let trials = [
         classes::trials(),
+        controls::trials(),
         stopping::trials(),
         families::trials(),
         nginx::trials(),
         late_start::trials(),
         reuse::trials(),
+        host_network::trials(),
         crash::trials(),
         rubbish::trials(),
         own_end::trials(),
         limited::trials(),
+        overload::trials(),
         outage::trials(),
         prometheus::trials(),
     ];

@@ -58,6 +58,7 @@ scenarios! {
     endpoint_moves_between_slices
     force_delete
     silent_eviction
+    exit_record_lost
     clock_step
     series_birth_and_death
     refused_probe
@@ -67,4 +68,6 @@ scenarios! {
     cgroup_before_pod
     static_pod_removed
     api_only
+    service_ports
+    host_ports_passed_on
 }

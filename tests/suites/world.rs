@@ -4,6 +4,8 @@
 
 #[path = "world/client.rs"]
 mod client;
+#[path = "world/host_network.rs"]
+mod host_network;
 #[path = "world/leftovers.rs"]
 mod leftovers;
 #[path = "world/lifecycle.rs"]
@@ -44,6 +46,12 @@ fn main() -> ExitCode {
     }
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let trials = [leftovers::trials(), lifecycle::trials(), traffic::trials(), styles::trials()];
+    let trials = [
+        leftovers::trials(),
+        lifecycle::trials(),
+        host_network::trials(),
+        traffic::trials(),
+        styles::trials(),
+    ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
 }

@@ -37,7 +37,7 @@ fn met_at_close(sk: *const u8) -> Option<Connection> {
     }
     let mut met = Connection::EMPTY;
     connection::fill_ends(&mut met, sk, tp);
-    let port = port_of(sk, met.local_port, false)?;
+    let port = port_of(sk, met.local_port, false).filter(|port| identity::is_for_clients(*port))?;
     if met.peer == met.local || load::is_loopback(met.peer) {
         return None;
     }
@@ -80,7 +80,11 @@ pub(super) fn leaving(ctx: &BtfTracePointContext, sk: *const u8, old: i32, new: 
         return;
     }
     let closing = closing_of(sk, tp, &connection, old, new, !stored.is_null());
-    let verdict = decide::closing(&closing);
+    let mut verdict = decide::closing(&closing);
+    // What the client of a running pod gives up, it might have had answered.
+    if matches!((verdict, phase), (Verdict::Lost(Class::Abandoned, _), Phase::Running)) {
+        verdict = if closing.received { Verdict::Served } else { Verdict::Idle };
+    }
     connection.flags |= IS_CLOSED;
     connection.set_verdict(verdict);
     if let Verdict::Lost(class, confidence) = verdict {

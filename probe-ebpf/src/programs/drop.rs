@@ -26,7 +26,7 @@ pub(crate) fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
     }
     let Some(packet) = packet::parse(skb) else { return 0 };
     let Some(slot) = identity::slot_of_address(packet.destination) else { return 0 };
-    let Some(port) = identity::port(slot.slot, packet.destination_port) else { return 0 };
+    let Some(port) = identity::client_port(slot.slot, packet.destination_port) else { return 0 };
     // SAFETY: a live map value.
     let port = unsafe { *port };
     // While the server lives, a drop is not the end of the attempt: the client sends it again.

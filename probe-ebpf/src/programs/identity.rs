@@ -7,7 +7,10 @@ use super::load::{self, probe};
 use super::{account, maps};
 use probe_ebpf::class::Phase;
 use probe_ebpf::fields::{ABSENT, Field};
-use probe_ebpf::wire::{self, HOST_SCOPE, NONE, PORT_SEEN, Port, PortKey, SLOT_DELETING, SlotRef, anomaly};
+use probe_ebpf::wire::{
+    self, HOST_SCOPE, NONE, PORT_FOREIGN, PORT_SEEN, PORT_SERVICE, Port, PortKey, SLOT_DELETING, SLOT_SERVED,
+    SlotRef, anomaly,
+};
 
 /// BPF_NOEXIST.
 const NO_EXIST: u64 = 1;
@@ -99,7 +102,53 @@ pub(super) fn port(scope: u32, number: u16) -> Option<*mut Port> {
         account::anomaly(anomaly::STALE_ENTRY);
         return None;
     }
+    // SAFETY: as above.
+    if unsafe { (*port).flags } & PORT_FOREIGN != 0 {
+        return None;
+    }
     Some(port)
+}
+
+/// The port, if what comes there is a client's.
+#[inline(always)]
+pub(super) fn client_port(scope: u32, number: u16) -> Option<*mut Port> {
+    port(scope, number).filter(|port| is_for_clients(*port))
+}
+
+/// Where services name some of a pod's ports, scrapes and the like come to the others: no client loses anything there.
+#[inline(always)]
+pub(super) fn is_for_clients(port: *mut Port) -> bool {
+    // SAFETY: a live map value.
+    let (slot, flags) = unsafe { ((*port).slot, (*port).flags) };
+    flags & PORT_SERVICE != 0 || maps::SLOTS.get(slot).is_none_or(|state| state.flags & SLOT_SERVED == 0)
+}
+
+/// A process of the node that is no pod's listens on a port: what comes to it is no pod's, whoever had it before.
+#[inline(always)]
+pub(super) fn take_host_port(number: u16) {
+    if let Some(port) = maps::PORTS.get_ptr_mut(PortKey { scope: HOST_SCOPE, port: number, reserved: 0 }) {
+        // SAFETY: a live map value.
+        unsafe { (*port).flags |= PORT_FOREIGN };
+    }
+}
+
+/// The port that a connection in the node's namespace came to, if it is a pod's. Where sockets tell their cgroup, that
+/// decides: the port may have been another's when its listener came, or when the agent did. It goes to the socket's pod
+/// if `make` says so.
+#[inline(always)]
+pub(super) fn host_port_of_socket(sk: *const u8, number: u16, make: bool) -> Option<*mut Port> {
+    if load::v1_subsystem() != ABSENT {
+        return port(HOST_SCOPE, number);
+    }
+    // Most ports of the node are no pod's.
+    let known = maps::PORTS.get_ptr_mut(PortKey { scope: HOST_SCOPE, port: number, reserved: 0 })?;
+    let slot = slot_of_container(container_of_socket(sk)?)?;
+    if make {
+        return port_or_new(HOST_SCOPE, slot, number);
+    }
+    // SAFETY: a live map value.
+    let has_it = unsafe { (*known).slot == slot.slot && (*known).generation == slot.generation };
+    if has_it { Some(known) } else { None }
 }
 
 /// The same, made if there is none.
@@ -125,7 +174,7 @@ pub(super) fn port_or_new(scope: u32, slot: SlotRef, number: u16) -> Option<*mut
         if (*port).slot != slot.slot || (*port).generation != slot.generation {
             *port = fresh;
         }
-        (*port).flags |= PORT_SEEN;
+        (*port).flags = ((*port).flags | PORT_SEEN) & !PORT_FOREIGN;
     }
     Some(port)
 }

@@ -14,9 +14,16 @@ pub(super) fn listening(sk: *const u8) {
     if let Some(slot) = own {
         identity::learn_namespace(cookie, slot);
     }
+    // No client comes there, and another may have the port at the other addresses.
+    if load::is_loopback(load::local_address(sk)) {
+        return;
+    }
     let Some((scope, by_namespace)) = identity::scope_of_socket(cookie, sk) else { return };
-    let Some(slot) = own.or(by_namespace) else { return };
     let number: u16 = direct(sk, Field::LocalPort);
+    let Some(slot) = own.or(by_namespace) else {
+        identity::take_host_port(number);
+        return;
+    };
     let Some(port) = identity::port_or_new(scope, slot, number) else { return };
     // SAFETY: a live map value.
     let listeners = unsafe {
@@ -38,6 +45,9 @@ pub(super) fn listening(sk: *const u8) {
 pub(super) fn unlistened(sk: *const u8) {
     let tp = load::tcp_sock(sk);
     if tp.is_null() {
+        return;
+    }
+    if load::is_loopback(load::local_address(sk)) {
         return;
     }
     let number = u16::from_be(direct(tp, Field::SourcePort));

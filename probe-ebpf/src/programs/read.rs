@@ -74,7 +74,7 @@ fn adopt(sk: *const u8) {
     }
     let Some(slot) = identity::slot_of_frequent(cookie, sk) else { return };
     // An outbound connection has a local port that nobody listens on.
-    let Some(port) = identity::port(slot.slot, direct(sk, Field::LocalPort)) else { return };
+    let Some(port) = identity::client_port(slot.slot, direct(sk, Field::LocalPort)) else { return };
     let tp = load::tcp_sock(sk);
     if tp.is_null() {
         return;

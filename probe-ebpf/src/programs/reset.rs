@@ -91,7 +91,7 @@ fn time_wait(sk: *const u8, skb: *const u8) {
         return;
     }
     let Some(scope) = identity::scope_of_packet(load::net_cookie(sk), packet.destination) else { return };
-    let Some(port) = identity::port(scope, packet.destination_port) else { return };
+    let Some(port) = identity::client_port(scope, packet.destination_port) else { return };
     if packet.source == packet.destination || load::is_loopback(packet.source) {
         return;
     }
@@ -141,8 +141,8 @@ fn without_socket(skb: *const u8) {
     }
     let Some(packet) = packet::parse(skb) else { return };
     let Some(scope) = identity::scope_of_packet(cookie, packet.destination) else { return };
-    // A port that nobody declared and nobody listened on is a port scan's.
-    let Some(port) = identity::port(scope, packet.destination_port) else { return };
+    // A port that nobody declared and nobody listened on is a port scan's, one that no service names a scraper's.
+    let Some(port) = identity::client_port(scope, packet.destination_port) else { return };
     if packet.source == packet.destination || packet.flags & RST != 0 {
         return;
     }

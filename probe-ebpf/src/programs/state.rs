@@ -42,10 +42,13 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 pub(super) fn port_of(sk: *const u8, number: u16, make: bool) -> Option<*mut Port> {
     let (scope, slot) = identity::scope_of_socket(load::net_cookie(sk), sk)?;
-    let port = match (identity::port(scope, number), slot) {
-        (Some(port), _) => port,
-        (None, Some(slot)) if make => identity::port_or_new(scope, slot, number)?,
-        _ => return None,
+    let port = match slot {
+        None => identity::host_port_of_socket(sk, number, make)?,
+        Some(slot) => match identity::port(scope, number) {
+            Some(port) => port,
+            None if make => identity::port_or_new(scope, slot, number)?,
+            None => return None,
+        },
     };
     // SAFETY: a live map value.
     unsafe {
@@ -87,6 +90,8 @@ fn established(sk: *const u8) {
             // SAFETY: a live map value.
             account::add(unsafe { &raw mut (*counters).probes });
         }
+    } else if !identity::is_for_clients(port) {
+        return;
     } else {
         // SAFETY: a live map value.
         unsafe {

@@ -38,7 +38,8 @@ pub enum Command {
         /// Slot and generation.
         slot: SlotRef,
     },
-    /// A port of the pod's spec, its services or its probes.
+    /// A port of the pod's spec, its services or its probes. Of hostNetwork pods the one that has it keeps it: it is
+    /// given again when that one's slot is taken back.
     AddPort {
         /// Slot and generation.
         slot: SlotRef,
@@ -48,6 +49,15 @@ pub enum Command {
         port: u16,
         /// A probe of its spec goes there.
         probe: bool,
+        /// A service of the pod names it.
+        service: bool,
+    },
+    /// Whether services name some of the pod's ports, so that what comes to the others is no client's.
+    SetServed {
+        /// Slot and generation.
+        slot: SlotRef,
+        /// They do.
+        served: bool,
     },
     /// A container's cgroup gets an index.
     AddContainer {

@@ -22,6 +22,8 @@ pub(crate) struct Status {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Membership {
     pub(crate) now: Status,
+    /// It reaches the pod on ports that it names, not on all.
+    pub(crate) names_ports: bool,
     not_ready: Option<Change>,
     unserving: Option<Change>,
     gone: Option<Change>,

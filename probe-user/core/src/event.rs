@@ -94,6 +94,16 @@ pub enum Fact {
         /// Open inbound connections of the pod.
         open: u64,
     },
+    /// The kernel's table of containers says that an init has exited: looked at when the full ring may have refused the
+    /// record of it. The status is not in that table.
+    Exited {
+        /// Slot and generation.
+        slot: SlotRef,
+        /// Container index.
+        container: u32,
+        /// When it exited, by the kernel's stamp; the event's own moment is that of the look.
+        exited: Mono,
+    },
     /// A listener came or went.
     Listener {
         /// Slot and generation.

@@ -188,6 +188,17 @@ impl Monitor {
             .collect()
     }
 
+    /// Containers whose exit was not told yet, as the kernel's table has them: index and slot.
+    pub fn containers(&self) -> Vec<(u32, SlotRef)> {
+        let mut all = Vec::new();
+        for (slot, pod) in self.slots.used() {
+            let containers = self.pods.get(pod).into_iter().flat_map(|pod| &pod.containers);
+            let alive = containers.filter(|container| container.exit.is_none());
+            all.extend(alive.filter_map(|container| container.index).map(|index| (index, slot)));
+        }
+        all
+    }
+
     /// A snapshot was served to a scraper: `at` is its `at`. What it showed at 0 for the first time may show its value in
     /// the next one.
     pub fn scraped(&mut self, at: Mono) {
@@ -259,6 +270,7 @@ impl Monitor {
             Fact::Exit { slot, container, status, open } => {
                 self.handle_exit(at, slot, container, status, open)
             }
+            Fact::Exited { slot, container, exited } => self.handle_exited(at, slot, container, exited),
             Fact::Listener { slot, container, port, open, listeners } => {
                 self.handle_listener(at, slot, container, port, open || listeners > 0);
             }

@@ -35,7 +35,8 @@ pub(crate) struct Container {
     pub(crate) ignored: bool,
     pub(crate) ignored_counted: bool,
     pub(crate) killed: Option<Mono>,
-    pub(crate) exit: Option<(Mono, u32)>,
+    /// Exit of its init, and its status where that was told.
+    pub(crate) exit: Option<(Mono, Option<u32>)>,
     pub(crate) cgroup_gone: Option<Mono>,
     /// Its end was reported; it is kept because the kernel side tells the phase of its ports by its index.
     pub(crate) concluded: bool,
@@ -71,8 +72,18 @@ impl Container {
 
     /// SIGKILL ended it.
     pub(crate) fn was_killed(&self) -> bool {
-        self.killed.is_some() || self.exit.is_some_and(|(_, status)| status & 0x7f == 9)
+        self.killed.is_some()
+            || self.exit.is_some_and(|(_, status)| status.is_some_and(|status| status & 0x7f == 9))
     }
+}
+
+/// What a port of a pod is named by, besides its spec's list of ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PortUse {
+    /// By a probe.
+    pub(crate) probe: bool,
+    /// By a service.
+    pub(crate) service: bool,
 }
 
 /// A listener that closed with no other left on its port.
@@ -140,7 +151,9 @@ pub(crate) struct PodState {
     pub(crate) marked: bool,
     /// There was none when it came.
     pub(crate) slot_refused: bool,
-    pub(crate) ports: BTreeMap<u16, bool>,
+    pub(crate) ports: BTreeMap<u16, PortUse>,
+    /// The kernel side knows that services name some of its ports.
+    pub(crate) served: bool,
     /// By service name.
     pub(crate) services: BTreeMap<String, Membership>,
     /// Since when the service proxy sends traffic to it although it is terminating.
@@ -180,6 +193,7 @@ impl PodState {
             marked: false,
             slot_refused: false,
             ports: BTreeMap::new(),
+            served: false,
             services: BTreeMap::new(),
             fallback: None,
             containers: Vec::new(),

@@ -72,6 +72,7 @@ pub(crate) fn report(end: End<'_>, scope: Scope<'_>, state: State, node: &str) -
         exit_seconds: exit_duration(end).map(seconds),
         evidence: evidence(end),
         evidence_dropped: end.pod.evidence.dropped,
+        evidence_refused: counters.evidence_refused,
         // A bound on detail touches no count and no step.
         complete: troubles.iter().all(|trouble| *trouble == "evidence_dropped"),
         anomalies: troubles,
@@ -144,7 +145,7 @@ fn troubles(end: End<'_>, state: State, counters: &Counters) -> Vec<&'static str
         add(end.pod.was_watched && end.pod.ledger.read_at().is_none(), "no_reading");
         add(counters.evidence > end.pod.evidence.received, "evidence_missing");
         add(end.pod.named().next().is_none(), "no_container_known");
-        add(end.containers().any(|container| container.exit.is_none()), "exit_not_seen");
+        add(end.containers().any(|c| c.exit.is_none_or(|(_, status)| status.is_none())), "exit_not_seen");
     }
     troubles.into_iter().collect()
 }
@@ -189,7 +190,7 @@ fn containers(end: End<'_>, scope: Scope<'_>) -> Vec<ContainerEnd> {
 
 /// Exit code as the kubelet tells it: 128 + number if a signal killed the init.
 pub(crate) fn exit_code(end: End<'_>, container: &Container) -> Option<i32> {
-    if let Some((_, status)) = container.exit {
+    if let Some((_, Some(status))) = container.exit {
         let signal = status & 0x7f;
         return i32::try_from(if signal == 0 { status >> 8 & 0xff } else { 128 + signal }).ok();
     }

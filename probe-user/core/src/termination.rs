@@ -320,6 +320,8 @@ pub struct Termination {
     pub evidence: Vec<Evidence>,
     /// Evidence beyond the bound.
     pub evidence_dropped: u64,
+    /// Evidence that the full ring refused.
+    pub evidence_refused: u64,
     /// No counted loss of information could have touched it.
     pub complete: bool,
     /// What was odd or missing.

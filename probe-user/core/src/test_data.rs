@@ -39,6 +39,7 @@ pub(crate) fn termination(change: impl FnOnce(&mut Termination)) -> Termination 
         exit_seconds: None,
         evidence: Vec::new(),
         evidence_dropped: 0,
+        evidence_refused: 0,
         complete: true,
         anomalies: Vec::new(),
         began: Mono(0),

@@ -198,6 +198,9 @@ fn from_kernel() -> impl Strategy<Value = Fact> {
         3 => (slot(), small(), any::<u32>(), number()).prop_map(|(slot, container, status, open)| {
             Fact::Exit { slot, container, status, open }
         }),
+        1 => (slot(), small(), number()).prop_map(|(slot, container, at)| {
+            Fact::Exited { slot, container, exited: Mono(at) }
+        }),
         1 => (slot(), prop::option::of(small()), any::<u16>(), any::<bool>()).prop_map(|(slot, container, port, open)| {
             Fact::Listener { slot, container, port, open, listeners: 0 }
         }),

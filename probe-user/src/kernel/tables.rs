@@ -4,8 +4,8 @@
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use probe_core::command::Command;
 use probe_ebpf::wire::{
-    self, CLOSED_NS, Closed, Container, Counters, HOST_SCOPE, NONE, PORT_DECLARED, PORT_PROBE, Port, PortKey,
-    SLOT_DELETING, Slot, SlotRef, Tuple, anomaly,
+    self, CLOSED_NS, Closed, Container, Counters, HOST_SCOPE, NONE, PORT_DECLARED, PORT_PROBE, PORT_SERVICE,
+    Port, PortKey, SLOT_DELETING, SLOT_SERVED, Slot, SlotRef, Tuple, anomaly,
 };
 use std::net::IpAddr;
 use thiserror::Error;
@@ -34,11 +34,12 @@ pub struct ApplyError {
     source: MapError,
 }
 
-/// A counter could not be read; the driver counts it and tries again at the next turn.
+/// A counter or a container's state could not be read; the driver counts it and tries again at the next turn.
 #[derive(Debug, Error)]
-#[error("counters of slot {slot}: {source}")]
+#[error("{what} {index}: {source}")]
 pub struct ReadError {
-    slot: u32,
+    what: &'static str,
+    index: u32,
     source: MapError,
 }
 
@@ -106,18 +107,18 @@ impl Tables {
     pub(super) fn apply(&mut self, command: &Command) -> Result<(), ApplyError> {
         match *command {
             Command::WatchSlot { slot } => self.watch(slot),
-            Command::MarkDeleting { slot } => {
-                let state = Slot { generation: slot.generation, flags: SLOT_DELETING };
-                self.slots.set(slot.slot, Plain(state), 0).map_err(failed("mark a slot"))
-            }
+            Command::MarkDeleting { slot } => self.flag(slot, SLOT_DELETING, true),
+            Command::SetServed { slot, served } => self.flag(slot, SLOT_SERVED, served),
             Command::ForgetSlot { slot } => self.forget(slot),
             Command::AddAddress { address, slot } => {
                 self.addresses.insert(octets(address), Plain(slot), 0).map_err(failed("add an address"))?;
                 self.next_epoch()
             }
             Command::RemoveAddress { address, slot } => self.remove_address(address, slot),
-            Command::AddPort { slot, host_network, port, probe } => {
-                self.add_port(slot, host_network, port, probe)
+            Command::AddPort { slot, host_network, port, probe, service } => {
+                let uses = [(probe, PORT_PROBE), (service, PORT_SERVICE)];
+                let flags = uses.into_iter().filter(|(is_used, _)| *is_used).map(|(_, flag)| flag);
+                self.add_port(slot, host_network, port, flags.fold(PORT_DECLARED, |all, flag| all | flag))
             }
             Command::AddContainer { container, cgroup, slot } => {
                 let state =
@@ -147,6 +148,16 @@ impl Tables {
         self.counters.set(slot.slot, Plain(Counters::default()), 0).map_err(failed("zero counters"))?;
         let state = Slot { generation: slot.generation, flags: 0 };
         self.slots.set(slot.slot, Plain(state), 0).map_err(failed("give a slot away"))
+    }
+
+    /// User space alone writes slots, so that nothing comes between reading and writing.
+    fn flag(&mut self, slot: SlotRef, flag: u32, on: bool) -> Result<(), ApplyError> {
+        let Plain(mut state) = self.slots.get(&slot.slot, 0).map_err(failed("read a slot"))?;
+        if state.generation == slot.generation {
+            state.flags = if on { state.flags | flag } else { state.flags & !flag };
+            self.slots.set(slot.slot, Plain(state), 0).map_err(failed("mark a slot"))?;
+        }
+        Ok(())
     }
 
     /// Generation first: from then on no entry that names the slot is valid, and the order of the rest does not matter.
@@ -186,7 +197,7 @@ impl Tables {
         slot: SlotRef,
         host_network: bool,
         port: u16,
-        probe: bool,
+        flags: u32,
     ) -> Result<(), ApplyError> {
         let scope = if host_network { HOST_SCOPE } else { slot.slot };
         let key = Plain(PortKey { scope, port, reserved: 0 });
@@ -202,17 +213,33 @@ impl Tables {
         };
         let mut value = match self.ports.get(&key, 0) {
             Ok(Plain(known)) if known.slot == slot.slot && known.generation == slot.generation => known,
+            // A hostNetwork pod has the port until the next one listens there, not until that is declared.
+            Ok(Plain(known)) if self.is_taken(SlotRef { slot: known.slot, generation: known.generation }) => {
+                return Ok(());
+            }
             _ => fresh,
         };
-        value.flags |= PORT_DECLARED | if probe { PORT_PROBE } else { 0 };
+        value.flags |= flags;
         self.ports.insert(key, Plain(value), 0).map_err(failed("add a port"))
     }
 
+    fn is_taken(&self, slot: SlotRef) -> bool {
+        slot.generation != 0
+            && self.slots.get(&slot.slot, 0).is_ok_and(|state| state.0.generation == slot.generation)
+    }
+
     pub(super) fn reading(&self, slot: SlotRef) -> Result<Counters, ReadError> {
-        self.counters
-            .get(&slot.slot, 0)
-            .map(|plain| plain.0)
-            .map_err(|source| ReadError { slot: slot.slot, source })
+        self.counters.get(&slot.slot, 0).map(|plain| plain.0).map_err(|source| ReadError {
+            what: "counters of slot",
+            index: slot.slot,
+            source,
+        })
+    }
+
+    /// The state of a container, as the kernel programs keep it.
+    pub(super) fn container(&self, index: u32) -> Result<Container, ReadError> {
+        let state = self.containers.get(&index, 0).map(|plain| plain.0);
+        state.map_err(|source| ReadError { what: "state of container", index, source })
     }
 
     /// Values by index of `wire::anomaly::NAMES`; an unreadable one counts as 0.

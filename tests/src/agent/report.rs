@@ -34,6 +34,9 @@ pub struct Termination {
     pub evidence: Vec<Evidence>,
     /// Evidence beyond the bound.
     pub evidence_dropped: u64,
+    /// Evidence that the full ring refused.
+    #[serde(default)]
+    pub evidence_refused: u64,
     /// Nothing that could matter was missed.
     pub complete: bool,
     /// What was odd.

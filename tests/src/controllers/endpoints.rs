@@ -1,7 +1,8 @@
 //! The endpoint controller: pods and services in, endpoint slices out, by Kubernetes' rules and a settable time late.
 //!
 //! `serving` is the pod's Ready condition, `terminating` its deletion timestamp, `ready` is serving and not terminating (always true with
-//! `publishNotReadyAddresses`). An endpoint leaves at the terminal phase or with the object. One set of slices per address family.
+//! `publishNotReadyAddresses`). An endpoint leaves at the terminal phase or with the object. One set of slices per address family and
+//! per set of port numbers that a named port stands for.
 //! Not here: trigger-time annotations, topology, the real controller's packing of slices (ours are filled in order).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +45,7 @@ impl EndpointController {
             pods: BTreeMap::new(),
             services: BTreeMap::new(),
             known: BTreeMap::new(),
+            port_sets: BTreeMap::new(),
         };
         let stopped = Arc::clone(&stop);
         let run = move || {
@@ -88,6 +90,8 @@ struct State {
     services: BTreeMap<Key, Arc<Value>>,
     /// Conditions last written, by service and pod uid: for the journal.
     known: BTreeMap<Key, BTreeMap<String, Conditions>>,
+    /// The sets of ports that each service's slices ever had, in the order of their coming: a slice keeps its name.
+    port_sets: BTreeMap<Key, Vec<Vec<Value>>>,
 }
 
 impl State {
@@ -121,7 +125,8 @@ impl State {
 
     /// Brings one service's slices in line with what is known.
     fn sync(&mut self, key: &Key) {
-        let wanted = self.services.get(key).map(|service| self.slices_of(key, service)).unwrap_or_default();
+        let service = self.services.get(key).cloned();
+        let wanted = service.map(|service| self.slices_of(key, &service)).unwrap_or_default();
         self.note(key, &wanted);
         let (_, present) = self.store.list_namespace(Kind::EndpointSlices, &key.0);
         let label = |slice: &Value, label: &str, value: &str| slice["metadata"]["labels"][label] == value;
@@ -146,7 +151,7 @@ impl State {
         }
     }
 
-    fn slices_of(&self, key: &Key, service: &Value) -> BTreeMap<String, Value> {
+    fn slices_of(&mut self, key: &Key, service: &Value) -> BTreeMap<String, Value> {
         let families: Vec<_> = match service["spec"]["ipFamilies"].as_array() {
             Some(families) if !families.is_empty() => families.iter().filter_map(Value::as_str).collect(),
             _ => vec!["IPv4"],
@@ -157,30 +162,33 @@ impl State {
         }
         let pods: Vec<_> =
             self.pods.iter().filter(|(pod, object)| pod.0 == key.0 && selects(service, object)).collect();
-        let ports = ports_of(service, pods.first().map(|(_, pod)| &***pod));
+        let port_sets = self.port_sets.entry(key.clone()).or_default();
         for family in families {
-            let endpoints: Vec<_> =
-                pods.iter().filter_map(|(_, pod)| endpoint_of(service, pod, family)).collect();
-            let placeholder: [&[Value]; 1] = [&[]];
-            let chunks: Vec<_> = if endpoints.is_empty() {
-                placeholder.to_vec()
-            } else {
-                endpoints.chunks(MAX_ENDPOINTS).collect()
-            };
-            for (index, endpoints) in chunks.into_iter().enumerate() {
-                let name = format!("{}-{}-{index}", key.1, family.to_lowercase());
-                let slice = json!({
-                    "metadata": {
-                        "name": name, "namespace": key.0,
-                        "labels": {"kubernetes.io/service-name": key.1, "endpointslice.kubernetes.io/managed-by": MANAGED_BY},
-                        "ownerReferences": [{
-                            "apiVersion": "v1", "kind": "Service", "name": key.1, "uid": service["metadata"]["uid"],
-                            "controller": true, "blockOwnerDeletion": true,
-                        }],
-                    },
-                    "addressType": family, "endpoints": endpoints, "ports": ports,
-                });
-                slices.insert(name, slice);
+            let mut endpoints: BTreeMap<usize, Vec<Value>> = BTreeMap::new();
+            for (_, pod) in &pods {
+                if let Some(endpoint) = endpoint_of(service, pod, family) {
+                    let ports = ports_of(service, pod);
+                    let known = port_sets.iter().position(|known| *known == ports);
+                    let place = known.unwrap_or_else(|| {
+                        port_sets.push(ports);
+                        port_sets.len() - 1
+                    });
+                    endpoints.entry(place).or_default().push(endpoint);
+                }
+            }
+            // A service without endpoints has one slice all the same.
+            let sets = if endpoints.is_empty() { BTreeMap::from([(0, Vec::new())]) } else { endpoints };
+            for (place, endpoints) in sets {
+                let ports = port_sets.get(place).cloned().unwrap_or_default();
+                let set = if place == 0 { String::new() } else { format!("ports{place}-") };
+                let count = endpoints.len().div_ceil(MAX_ENDPOINTS).max(1);
+                for index in 0..count {
+                    let name = format!("{}-{}-{set}{index}", key.1, family.to_lowercase());
+                    let own: Vec<_> =
+                        endpoints.iter().skip(index * MAX_ENDPOINTS).take(MAX_ENDPOINTS).collect();
+                    let slice = slice_of(key, service, &name, family, &own, &ports);
+                    slices.insert(name, slice);
+                }
             }
         }
         slices
@@ -205,6 +213,27 @@ impl State {
     }
 }
 
+fn slice_of(
+    key: &Key,
+    service: &Value,
+    name: &str,
+    family: &str,
+    endpoints: &[&Value],
+    ports: &[Value],
+) -> Value {
+    json!({
+        "metadata": {
+            "name": name, "namespace": key.0,
+            "labels": {"kubernetes.io/service-name": key.1, "endpointslice.kubernetes.io/managed-by": MANAGED_BY},
+            "ownerReferences": [{
+                "apiVersion": "v1", "kind": "Service", "name": key.1, "uid": service["metadata"]["uid"],
+                "controller": true, "blockOwnerDeletion": true,
+            }],
+        },
+        "addressType": family, "endpoints": endpoints, "ports": ports,
+    })
+}
+
 /// A pod's endpoint in one address family, if it has one.
 fn endpoint_of(service: &Value, pod: &Value, family: &str) -> Option<Value> {
     if matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed")) {
@@ -226,14 +255,14 @@ fn endpoint_of(service: &Value, pod: &Value, family: &str) -> Option<Value> {
     }))
 }
 
-/// The slice's ports; a named target port is looked up in one pod (all pods of a service have the same ports here).
-fn ports_of(service: &Value, pod: Option<&Value>) -> Vec<Value> {
+/// The ports of a pod's slice; a named target port is the pod's own.
+fn ports_of(service: &Value, pod: &Value) -> Vec<Value> {
     let ports = service["spec"]["ports"].as_array().into_iter().flatten();
     let target = |port: &Value| {
         let Some(name) = port["targetPort"].as_str() else {
             return port["targetPort"].as_u64().or(port["port"].as_u64());
         };
-        let containers = pod?["spec"]["containers"].as_array()?.iter();
+        let containers = pod["spec"]["containers"].as_array()?.iter();
         let mut declared =
             containers.flat_map(|container| container["ports"].as_array().into_iter().flatten());
         declared.find(|declared| declared["name"] == name)?["containerPort"].as_u64()
@@ -320,10 +349,38 @@ mod tests {
         let service = json!({"spec": {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]}});
         let pod = pod("Running", true, false);
         assert!(selects(&service, &pod));
-        assert_eq!(
-            ports_of(&service, Some(&pod)),
-            [json!({"name": "http", "port": 8080, "protocol": "TCP"})]
-        );
-        assert!(ports_of(&service, None).is_empty());
+        assert_eq!(ports_of(&service, &pod), [json!({"name": "http", "port": 8080, "protocol": "TCP"})]);
+    }
+
+    #[test]
+    fn pods_with_other_numbers_behind_a_named_port_have_slices_of_their_own() {
+        let (store, journal) = (Store::new(), Journal::default());
+        let mut pods = BTreeMap::new();
+        for (name, port) in [("a", 8080), ("b", 8081), ("c", 8080)] {
+            let mut pod = pod("Running", true, false);
+            pod["spec"]["containers"][0]["ports"][0]["containerPort"] = json!(port);
+            pods.insert(("n".to_owned(), name.to_owned()), Arc::new(pod));
+        }
+        let (services, known, port_sets) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut state = State { store, journal, pods, services, known, port_sets };
+        let service = json!({"spec": {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]}});
+        let key = ("n".to_owned(), "web".to_owned());
+        let seen = |state: &mut State| -> Vec<(String, Value, usize)> {
+            let slices = state.slices_of(&key, &service).into_iter();
+            let numbers = |slice: &Value| {
+                (slice["ports"][0]["port"].clone(), slice["endpoints"].as_array().map_or(0, Vec::len))
+            };
+            slices
+                .map(|(name, slice)| (name, numbers(&slice)))
+                .map(|(name, (port, count))| (name, port, count))
+                .collect()
+        };
+        let first = ("web-ipv4-0".to_owned(), json!(8080), 2);
+        let second = ("web-ipv4-ports1-0".to_owned(), json!(8081), 1);
+        assert_eq!(seen(&mut state), [first.clone(), second.clone()]);
+        state.pods.retain(|pod, _| pod.1 == "b");
+        assert_eq!(seen(&mut state), [second], "a slice keeps its name");
+        state.pods.clear();
+        assert_eq!(seen(&mut state), [("web-ipv4-0".to_owned(), json!(8080), 0)]);
     }
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::container::{Container, State, whole_seconds};
-use crate::node::{NODE_ADDRESS, PodAddresses};
+use crate::node::PodAddresses;
 
 /// What a status is made of.
 pub(super) struct StatusInput<'a> {
@@ -49,8 +49,8 @@ pub(super) fn status_of(input: &StatusInput<'_>, old: &Value) -> Value {
     let mut status = json!({
         "phase": phase,
         "qosClass": "BestEffort",
-        "hostIP": NODE_ADDRESS,
-        "hostIPs": [{"ip": NODE_ADDRESS}],
+        "hostIP": PodAddresses::NODE.v4(),
+        "hostIPs": [{"ip": PodAddresses::NODE.v4()}, {"ip": PodAddresses::NODE.v6()}],
         "startTime": whole_seconds(input.started),
         "conditions": [
             condition("PodReadyToStartContainers", input.sandbox, "", ""),

@@ -61,6 +61,7 @@ pub(super) struct Worker {
     /// When the termination began, and the whole grace.
     pub(super) termination: Option<(Instant, Duration)>,
     restart_policy: String,
+    host_network: bool,
     addresses: Option<PodAddresses>,
     directory: PathBuf,
     started: Timestamp,
@@ -85,6 +86,7 @@ impl Worker {
             namespace: text(&pod["metadata"]["namespace"]),
             name: text(&pod["metadata"]["name"]),
             containers: specs.map(Container::new).collect::<Result<_, _>>()?,
+            host_network: pod["spec"]["hostNetwork"] == true,
             restart_policy: pod["spec"]["restartPolicy"].as_str().unwrap_or("Always").to_owned(),
             shared,
             uid,
@@ -101,8 +103,8 @@ impl Worker {
 
     /// The pod's whole life.
     pub(super) fn run(mut self) -> anyhow::Result<()> {
-        let sandbox =
-            Sandbox::create(&self.shared.node, &self.uid, &random_id()?).context("make the sandbox")?;
+        let create = if self.host_network { Sandbox::create_on_host } else { Sandbox::create };
+        let sandbox = create(&self.shared.node, &self.uid, &random_id()?).context("make the sandbox")?;
         self.addresses = Some(sandbox.addresses());
         self.sandbox = Some(sandbox);
         self.record(Step::SandboxCreated);

@@ -26,6 +26,9 @@ pub struct PodAddresses {
 }
 
 impl PodAddresses {
+    /// The node's own, which its hostNetwork pods have.
+    pub const NODE: Self = Self { host: FIRST - 1 };
+
     /// In 10.77.0.0/24.
     pub fn v4(self) -> Ipv4Addr {
         Ipv4Addr::new(10, 77, 0, self.host)
@@ -94,6 +97,13 @@ mod tests {
             pool.give_back(next);
         }
         assert_eq!(pool.take(), Some(first));
+    }
+
+    #[test]
+    fn the_nodes_own_are_what_it_is_set_up_with_and_no_pool_has_them() {
+        assert_eq!(PodAddresses::NODE.v4().to_string(), super::super::NODE_ADDRESS);
+        let mut pool = AddressPool::new(AddressReuse::AtOnce);
+        assert!(std::iter::from_fn(|| pool.take()).all(|taken| taken != PodAddresses::NODE));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A pod's sandbox: its network namespace, its addresses, and the pause process that holds them.
 //!
 //! As with containerd, the pause process has a cgroup of its own below the pod's. It is `sleep infinity`: as pid 1 without a handler it
-//! ignores SIGTERM and ends by SIGKILL only.
+//! ignores SIGTERM and ends by SIGKILL only. A hostNetwork pod's sandbox is that process alone, in the node's own network.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,8 @@ pub struct Sandbox {
     pause: Process,
     network: NetNs,
     addresses: PodAddresses,
-    link: String,
+    /// The node's end of its veth; a hostNetwork pod has none.
+    link: Option<String>,
 }
 
 impl Sandbox {
@@ -33,29 +34,28 @@ impl Sandbox {
         made
     }
 
+    /// Makes a hostNetwork pod's sandbox: the pause process in the node's network, nothing else.
+    pub fn create_on_host(node: &Node, pod_uid: &str, sandbox_id: &str) -> anyhow::Result<Self> {
+        let network = node.network().clone();
+        let pause = start_pause(node, pod_uid, sandbox_id, Some(network.clone()))?;
+        Ok(Self { pause, network, addresses: PodAddresses::NODE, link: None })
+    }
+
     fn create_with(
         node: &Node,
         pod_uid: &str,
         sandbox_id: &str,
         addresses: PodAddresses,
     ) -> anyhow::Result<Self> {
-        let cgroup = node.cgroups().create_container(pod_uid, sandbox_id)?;
-        let pause = node.spawn(ProcessSpec {
-            program: node.programs().sleep.clone(),
-            arguments: vec!["infinity".to_owned()],
-            environment: Vec::new(),
-            cgroup,
-            network: None,
-            log: PathBuf::from("/dev/null"),
-        })?;
-        let network = NetNs::of_process(pause.pid())?;
-        let sandbox = Self { pause, network, addresses, link: node.next_link_name() };
-        sandbox.set_up_network(node)?;
+        let pause = start_pause(node, pod_uid, sandbox_id, None)?;
+        let (network, link) = (NetNs::of_process(pause.pid())?, node.next_link_name());
+        let sandbox = Self { pause, network, addresses, link: Some(link.clone()) };
+        sandbox.set_up_network(node, &link)?;
         Ok(sandbox)
     }
 
-    fn set_up_network(&self, node: &Node) -> anyhow::Result<()> {
-        let Self { pause, network, addresses, link } = self;
+    fn set_up_network(&self, node: &Node, link: &str) -> anyhow::Result<()> {
+        let Self { pause, network, addresses, .. } = self;
         without_address_detection(network)?;
         let (v4, v6, mac, pid) = (addresses.v4(), addresses.v6(), addresses.mac(), pause.pid());
         let ip = &node.programs().ip;
@@ -75,7 +75,7 @@ impl Sandbox {
         run_with_input(network, ip, &["-batch", "-"], &pod_side)
     }
 
-    /// The pod's network namespace.
+    /// The pod's network namespace; a hostNetwork pod's is the node's.
     pub fn network(&self) -> &NetNs {
         &self.network
     }
@@ -86,14 +86,34 @@ impl Sandbox {
     }
 
     /// Kills the pause process and takes the network down: from here on nothing answers at the pod's addresses, and they may be reused.
+    /// The node's own stay.
     pub fn remove(self, node: &Node) -> anyhow::Result<()> {
         self.pause.signal(Signal::SIGKILL)?;
         self.pause.wait()?;
-        let deletion = format!("link del {}\n", self.link);
-        run_with_input(node.network(), &node.programs().ip, &["-batch", "-"], &deletion)?;
-        node.give_back_addresses(self.addresses);
+        if let Some(link) = &self.link {
+            let deletion = format!("link del {link}\n");
+            run_with_input(node.network(), &node.programs().ip, &["-batch", "-"], &deletion)?;
+            node.give_back_addresses(self.addresses);
+        }
         Ok(())
     }
+}
+
+/// Starts the process that holds the sandbox, in this network or in one of its own.
+fn start_pause(
+    node: &Node,
+    pod_uid: &str,
+    sandbox_id: &str,
+    network: Option<NetNs>,
+) -> anyhow::Result<Process> {
+    node.spawn(ProcessSpec {
+        program: node.programs().sleep.clone(),
+        arguments: vec!["infinity".to_owned()],
+        environment: Vec::new(),
+        cgroup: node.cgroups().create_container(pod_uid, sandbox_id)?,
+        network,
+        log: PathBuf::from("/dev/null"),
+    })
 }
 
 impl Drop for Sandbox {

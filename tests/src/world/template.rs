@@ -21,6 +21,8 @@ pub struct PodTemplate {
     pub stop_signal: Option<String>,
     /// Path of the readiness probe (period 1 s, one failure suffices); absent is no probe.
     pub readiness_path: Option<String>,
+    /// `hostNetwork`: the pod has the node's network and addresses.
+    pub host_network: bool,
 }
 
 impl PodTemplate {
@@ -35,7 +37,15 @@ impl PodTemplate {
             grace_seconds: 30,
             stop_signal: None,
             readiness_path: Some("/readyz".to_owned()),
+            host_network: false,
         }
+    }
+
+    /// The test world's server on this port of the node itself, for both address families.
+    pub fn on_host(app: &str, port: u16, args: &[&str]) -> Self {
+        let listen = format!("[::]:{port}");
+        let args = [&["--listen", listen.as_str()], args].concat();
+        Self { port, host_network: true, ..Self::testserver(app, &args) }
     }
 
     /// nginx on port 8080, probed at /.
@@ -58,11 +68,19 @@ impl PodTemplate {
         if let Some(path) = &self.readiness_path {
             container["readinessProbe"] = json!({"httpGet": {"path": path, "port": "http", "scheme": "HTTP"}, "periodSeconds": 1, "failureThreshold": 1});
         }
-        json!({
+        if self.host_network {
+            // As the API server fills it in: the scheduler keeps two such pods off one node.
+            container["ports"][0]["hostPort"] = json!(self.port);
+        }
+        let mut template = json!({
             "metadata": {"labels": {"app": self.app}},
             "spec": {
                 "containers": [container], "restartPolicy": "Always", "terminationGracePeriodSeconds": self.grace_seconds,
             },
-        })
+        });
+        if self.host_network {
+            template["spec"]["hostNetwork"] = json!(true);
+        }
+        template
     }
 }

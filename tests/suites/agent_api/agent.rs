@@ -34,6 +34,7 @@ impl Agent {
             series_limit: 5000,
             series_ttl: Duration::from_secs(600),
             grace: Duration::ZERO,
+            ring_bytes: 1 << 20,
             kernel_log: false,
         };
         let side = KernelSide::none("none in this test");

@@ -4,7 +4,7 @@ use super::Monitor;
 use crate::episode::Episode;
 use crate::event::{Anomaly, Key, Pod, Service, Slice, WatchHealth, WatchKind};
 use crate::limits::SECOND;
-use crate::pods::{Container, MAX_CONTAINERS, MAX_PORTS, MAX_SERVICES, PodState};
+use crate::pods::{Container, MAX_CONTAINERS, MAX_PORTS, MAX_SERVICES, PodState, PortUse};
 use crate::time::Mono;
 use std::collections::BTreeSet;
 
@@ -65,16 +65,18 @@ impl Monitor {
             let room = MAX_NODE_ADDRESSES.saturating_sub(self.node_addresses.len());
             self.node_addresses.extend(fact.addresses.iter().take(room));
         }
-        let ports: Vec<(u16, bool)> = fact.ports.iter().map(|port| (*port, false)).collect();
-        let probe_ports: Vec<(u16, bool)> = fact.probe_ports.iter().map(|port| (*port, true)).collect();
+        let with = |ports: &[u16], probe| -> Vec<(u16, PortUse)> {
+            ports.iter().map(|port| (*port, PortUse { probe, service: false })).collect()
+        };
+        let (ports, probe_ports) = (with(&fact.ports, false), with(&fact.probe_ports, true));
         if pod.done {
             return;
         }
         if !host_network && pod.terminal.is_none() {
             self.update_addresses(pod, &old_addresses, is_deleting);
         }
-        for (port, probe) in probe_ports.into_iter().chain(ports) {
-            self.add_port(pod, port, probe);
+        for (port, port_use) in probe_ports.into_iter().chain(ports) {
+            self.add_port(pod, port, port_use);
         }
         if pod.slot.is_none() && !pod.was_watched {
             self.attach(pod);
@@ -277,9 +279,14 @@ impl Monitor {
         }
         let status = self.endpoints.status(service, &pod.uid);
         pod.services.entry(service.name.clone()).or_default().update(at, status);
-        for port in self.endpoints.ports(service, &pod.uid) {
-            self.add_port(pod, port, false);
+        let ports = self.endpoints.ports(service, &pod.uid);
+        if status.present {
+            pod.services.entry(service.name.clone()).or_default().names_ports = !ports.is_empty();
         }
+        for port in ports {
+            self.add_port(pod, port, PortUse { probe: false, service: true });
+        }
+        self.update_served(pod);
         let is_fallback = pod.services.iter().any(|(name, membership)| {
             let key = Key { namespace: service.namespace.clone(), name: name.clone() };
             self.endpoints.is_fallback(&key, membership.now)

@@ -86,10 +86,10 @@ impl Monitor {
         ignored: bool,
         open: u64,
     ) {
-        self.stop(at, slot, index, open, |container| {
+        self.stop((at, at), slot, index, Some(open), |container| {
             if signal == SIGKILL {
                 container.killed = container.killed.or(Some(at));
-            } else if container.exit.is_none() {
+            } else if container.exit.is_none_or(|(exit, _)| at <= exit) {
                 // A handled signal after an ignored one is the stop.
                 if container.signal.is_none() || (container.ignored && !ignored) {
                     container.signal = Some((at, signal));
@@ -100,10 +100,31 @@ impl Monitor {
     }
 
     pub(super) fn handle_exit(&mut self, at: Mono, slot: SlotRef, index: u32, status: u32, open: u64) {
-        self.stop(at, slot, index, open, |container| container.exit = container.exit.or(Some((at, status))));
+        self.stop((at, at), slot, index, Some(open), |container| {
+            // The table may have told the moment already, not the status.
+            let known = container.exit.is_some_and(|(_, status)| status.is_some());
+            if !known {
+                container.exit = Some((at, Some(status)));
+            }
+        });
     }
 
-    fn stop(&mut self, at: Mono, slot: SlotRef, index: u32, open: u64, change: impl FnOnce(&mut Container)) {
+    /// The exit is told by the kernel's table; its record may come yet, with the status.
+    pub(super) fn handle_exited(&mut self, at: Mono, slot: SlotRef, index: u32, exited: Mono) {
+        self.stop((at, exited), slot, index, None, |container| {
+            container.exit = container.exit.or(Some((exited, None)));
+        });
+    }
+
+    /// A container was signalled or has exited: told at the first moment, happened at the second.
+    fn stop(
+        &mut self,
+        (told, at): (Mono, Mono),
+        slot: SlotRef,
+        index: u32,
+        open: Option<u64>,
+        change: impl FnOnce(&mut Container),
+    ) {
         let Some(ix) = self.pod_of_slot(slot) else { return };
         let mut is_stale = false;
         self.with_pod(ix, |monitor, pod| {
@@ -114,7 +135,7 @@ impl Monitor {
             change(container);
             if container.name.is_none() {
                 // The sandbox, an init container, or one that the status does not name yet.
-                monitor.evaluate(pod, at);
+                monitor.evaluate(pod, told);
                 return;
             }
             monitor.begin(pod, at);
@@ -125,11 +146,13 @@ impl Monitor {
             let is_ready = is_healthy && pod.services.values().any(|service| service.now.ready);
             if let Some(episode) = pod.episode.as_mut() {
                 episode.ready_at_stop = episode.ready_at_stop.or(Some(is_ready));
-                if episode.open_at_stop.is_none_or(|(earlier, _)| at < earlier) {
+                if let Some(open) = open
+                    && episode.open_at_stop.is_none_or(|(earlier, _)| at < earlier)
+                {
                     episode.open_at_stop = Some((at, open));
                 }
             }
-            monitor.evaluate(pod, at);
+            monitor.evaluate(pod, told);
         });
         if is_stale {
             self.note(Anomaly::StaleSlot, 1);

@@ -3,7 +3,7 @@
 use super::{Monitor, Timer};
 use crate::command::Command;
 use crate::event::Anomaly;
-use crate::pods::{Container, MAX_CONTAINERS, MAX_PORTS, PodState};
+use crate::pods::{Container, MAX_CONTAINERS, MAX_PORTS, PodState, PortUse};
 use crate::slots::PodIx;
 use crate::time::Mono;
 use probe_ebpf::wire::SlotRef;
@@ -85,8 +85,11 @@ impl Monitor {
                 self.command(Command::AddAddress { address: *address, slot });
             }
         }
-        for (port, probe) in std::mem::take(&mut pod.ports) {
-            self.add_port(pod, port, probe);
+        for (port, port_use) in std::mem::take(&mut pod.ports) {
+            self.add_port(pod, port, port_use);
+        }
+        if pod.served {
+            self.command(Command::SetServed { slot, served: true });
         }
         for place in 0..pod.containers.len() {
             self.index_container(pod, place);
@@ -151,19 +154,38 @@ impl Monitor {
         }
     }
 
-    pub(super) fn add_port(&mut self, pod: &mut PodState, port: u16, probe: bool) {
+    pub(super) fn add_port(&mut self, pod: &mut PodState, port: u16, more: PortUse) {
         let known = pod.ports.get(&port).copied();
-        if port == 0 || known == Some(true) || known == Some(probe) {
+        let PortUse { probe, service } = known.unwrap_or_default();
+        let now = PortUse { probe: probe || more.probe, service: service || more.service };
+        if port == 0 || known == Some(now) {
             return;
         }
         if known.is_none() && pod.ports.len() >= MAX_PORTS {
             self.note(Anomaly::TooMany, 1);
             return;
         }
-        pod.ports.insert(port, probe);
+        pod.ports.insert(port, now);
         let host_network = pod.fact.as_ref().is_some_and(|fact| fact.host_network);
         if let Some(slot) = pod.slot {
-            self.command(Command::AddPort { slot, host_network, port, probe });
+            let PortUse { probe, service } = now;
+            self.command(Command::AddPort { slot, host_network, port, probe, service });
+        }
+    }
+
+    /// A pod that a service reaches on every port has no port that is no client's; nor has a hostNetwork pod, whose ports
+    /// may be another's before. What was so stays so when the services let the pod go.
+    pub(super) fn update_served(&mut self, pod: &mut PodState) {
+        let mut present = pod.services.values().filter(|membership| membership.now.present).peekable();
+        if present.peek().is_none() {
+            return;
+        }
+        let host_network = pod.fact.as_ref().is_some_and(|fact| fact.host_network);
+        let served = !host_network && present.all(|membership| membership.names_ports);
+        if std::mem::replace(&mut pod.served, served) != served
+            && let Some(slot) = pod.slot
+        {
+            self.command(Command::SetServed { slot, served });
         }
     }
 
@@ -205,7 +227,29 @@ impl Monitor {
         let Some(slot) = pod.slot.take() else { return };
         self.command(Command::ForgetSlot { slot });
         self.slots.release(slot, self.now);
+        if pod.fact.as_ref().is_some_and(|fact| fact.host_network) {
+            self.declare_host_ports();
+        }
         self.attach_waiting();
+    }
+
+    /// hostNetwork pods share one set of ports: one that a pod declared while another had it is its own when that goes.
+    fn declare_host_ports(&mut self) {
+        let mut commands = Vec::new();
+        for pod in self.pods.iter().filter(|pod| pod.fact.as_ref().is_some_and(|fact| fact.host_network)) {
+            let Some(slot) = pod.slot else { continue };
+            let ports = pod.ports.iter();
+            commands.extend(ports.map(|(&port, &PortUse { probe, service })| Command::AddPort {
+                slot,
+                host_network: true,
+                port,
+                probe,
+                service,
+            }));
+        }
+        for command in commands {
+            self.command(command);
+        }
     }
 
     fn attach_waiting(&mut self) {

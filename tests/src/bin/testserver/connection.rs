@@ -121,6 +121,9 @@ impl Connection {
                 {
                     return Waits::Until(due);
                 }
+                if request.route == Route::Drop {
+                    return Waits::Closed;
+                }
                 self.request = None;
                 self.answer(request, answers);
                 continue;
@@ -131,7 +134,10 @@ impl Connection {
                         continue;
                     }
                     Parsed::Incomplete if self.end - self.start < INPUT_SIZE => {}
-                    Parsed::Incomplete | Parsed::Malformed => return Waits::Closed,
+                    Parsed::Incomplete | Parsed::Malformed => {
+                        self.refuse();
+                        continue;
+                    }
                 }
             }
             if !readable {
@@ -184,6 +190,16 @@ impl Connection {
         }
     }
 
+    /// Answers rubbish, after which nothing on the connection can be understood.
+    fn refuse(&mut self) {
+        (self.start, self.end) = (0, 0);
+        self.close_after_answer = true;
+        self.written = 0;
+        let output = &mut self.buffers.output;
+        output.clear();
+        http::write_head(output, http::BAD_REQUEST, 0, true);
+    }
+
     fn answer(&mut self, request: Request, answers: &mut Answers) {
         let close = request.close || answers.closing;
         self.close_after_answer = close;
@@ -209,6 +225,9 @@ impl Connection {
             }
             Route::Readyz if answers.ready => ("200 OK", b"ok\n"),
             Route::Readyz => ("503 Service Unavailable", b"not ready\n"),
+            Route::Status(line) => (line, b"as asked\n"),
+            // Closed before it comes to an answer.
+            Route::Drop => return,
         };
         http::write_head(output, status, u64::try_from(body.len()).unwrap_or(0), close);
         output.extend_from_slice(body);

@@ -18,7 +18,14 @@ pub(crate) enum Route {
     SetReady(bool),
     /// `/exit?code=N`: the process exits at once, unanswered.
     Exit(i32),
+    /// `/status/N`: a small body with this status line.
+    Status(&'static str),
+    /// `/drop`: the connection is closed, unanswered.
+    Drop,
 }
+
+/// The status line's end for rubbish.
+pub(crate) const BAD_REQUEST: &str = "400 Bad Request";
 
 /// One request's head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,10 +75,27 @@ pub(crate) fn parse(input: &[u8]) -> Parsed {
         "/readyz" => Route::Readyz,
         "/ready" => Route::SetReady(parameter(query, "value") != Some("false")),
         "/exit" => Route::Exit(number(query, "code").unwrap_or(1)),
-        _ => Route::Hello { bytes: number(query, "bytes") },
+        "/drop" => Route::Drop,
+        _ => match path.strip_prefix("/status/") {
+            Some(code) => Route::Status(status_line(code)),
+            None => Route::Hello { bytes: number(query, "bytes") },
+        },
     };
     let delay = Duration::from_millis(number(query, "delay_ms").unwrap_or(0));
     Parsed::Request(Request { route, delay, head_length, body_length, close })
+}
+
+/// The statuses that can be asked for; any other is 404.
+fn status_line(code: &str) -> &'static str {
+    match code {
+        "400" => BAD_REQUEST,
+        "413" => "413 Content Too Large",
+        "429" => "429 Too Many Requests",
+        "500" => "500 Internal Server Error",
+        "502" => "502 Bad Gateway",
+        "503" => "503 Service Unavailable",
+        _ => "404 Not Found",
+    }
 }
 
 fn split_target(target: &str) -> (&str, &str) {
@@ -127,6 +151,14 @@ mod tests {
         assert_eq!(get.route, Route::Hello { bytes: Some(7) });
         assert_eq!(get.delay, Duration::from_millis(20));
         assert!(!get.close);
+    }
+
+    #[test]
+    fn a_path_names_a_status() {
+        let route = |path: &str| request(&format!("GET {path} HTTP/1.1\r\n\r\n")).route;
+        assert_eq!(route("/status/503?delay_ms=1"), Route::Status("503 Service Unavailable"));
+        assert_eq!(route("/status/9"), Route::Status("404 Not Found"));
+        assert_eq!(route("/drop"), Route::Drop);
     }
 
     #[test]
