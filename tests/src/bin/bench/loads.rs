@@ -66,8 +66,10 @@ struct AgentShare {
     programs: BTreeMap<String, Runs>,
     rss_bytes: u64,
     events_lost: u64,
-    /// Connections of the whole run that the client made and the kernel programs did not count, or the other way round.
+    /// Connections of the whole run that the client made and the kernel programs did not count.
     counts_lost: u64,
+    /// Connections that they counted and the client did not make.
+    counts_extra: u64,
 }
 
 /// The saturating closed loops.
@@ -170,6 +172,7 @@ fn row(
         rss_bytes: shares().map(|share| share.rss_bytes).max(),
         events_lost: Some(shares().map(|share| share.events_lost).sum()),
         counts_lost: Some(shares().map(|share| share.counts_lost).sum()),
+        counts_extra: Some(shares().map(|share| share.counts_extra).sum()),
         programs: runs.iter().map(|(name, runs)| (names.get(name).unwrap_or(name).clone(), *runs)).collect(),
         ..Row::new(load.name, if load.rate.is_some() { Kind::Fixed } else { Kind::Closed })
     })
@@ -204,7 +207,8 @@ fn window(site: &mut Site, load: &Load, length: Duration) -> anyhow::Result<Wind
                 cpu: cpu_end.saturating_sub(cpu),
                 programs: difference(&runs, runs_end),
                 rss_bytes: kernel::memory(watcher.agent.pid(), "VmRSS")?,
-                counts_lost: opened.abs_diff(summary.connections),
+                counts_lost: summary.connections.saturating_sub(opened),
+                counts_extra: opened.saturating_sub(summary.connections),
                 events_lost: site.take_events_lost()?,
             })
         }

@@ -62,6 +62,7 @@ pub(crate) struct Row {
     pub(crate) memory_current_reason: Option<String>,
     pub(crate) events_lost: Option<u64>,
     pub(crate) counts_lost: Option<u64>,
+    pub(crate) counts_extra: Option<u64>,
     pub(crate) programs: Vec<(String, Runs)>,
 }
 
@@ -92,6 +93,7 @@ impl Row {
             memory_current_reason: None,
             events_lost: None,
             counts_lost: None,
+            counts_extra: None,
             programs: Vec::new(),
         }
     }
@@ -122,9 +124,11 @@ impl Row {
                 ));
             }
         }
-        for (what, count) in
-            [("counts lost", self.counts_lost), ("requests failed with the agent", self.failed)]
-        {
+        for (what, count) in [
+            ("counts lost", self.counts_lost),
+            ("counts too many", self.counts_extra),
+            ("requests failed with the agent", self.failed),
+        ] {
             if let Some(count @ 1..) = count {
                 bars.push(Bar::new(false, format!("{} {count} {what}, none may be", self.name)));
             }
@@ -206,7 +210,7 @@ impl Report {
                 text,
                 "\n  {}\n    requests/s  {} with, {} without; ratio {}\n    requests by CPU time, with by without: ratio {}\n    p99         {} ms with, {} ms without; ratio {}\n    \
                  agent       {} % of a core: process {} %, kernel programs {} % ({} ns a request)\n    \
-                 lost        {} counts, {} ring records; {} requests failed, {} without; RSS {} MiB\n    \
+                 counts      {} lost, {} too many, {} ring records lost; {} requests failed, {} without; RSS {} MiB\n    \
                  disturbed   {} % of a core was used by others meanwhile",
                 row.name,
                 number(row.requests_per_second, 0),
@@ -221,6 +225,7 @@ impl Report {
                 number(row.bpf_core_percent, 2),
                 number(row.bpf_ns_per_request, 0),
                 row.counts_lost.unwrap_or_default(),
+                row.counts_extra.unwrap_or_default(),
                 row.events_lost.unwrap_or_default(),
                 row.failed.unwrap_or_default(),
                 row.failed_without.unwrap_or_default(),
@@ -275,7 +280,7 @@ fn load_json(row: &Row) -> serde_json::Value {
         "agent_core_percent": row.agent_core_percent, "process_core_percent": row.process_core_percent, "bpf_core_percent": row.bpf_core_percent,
         "bpf_ns_per_connection": row.bpf_ns_per_connection, "bpf_ns_per_request": row.bpf_ns_per_request,
         "others_core_percent": row.others_core_percent, "rss_bytes": row.rss_bytes, "rss_peak_bytes": row.rss_peak_bytes, "memory_current_bytes": row.memory_current_bytes, "memory_current_reason": row.memory_current_reason,
-        "events_lost": row.events_lost, "counts_lost": row.counts_lost, "failed": row.failed, "failed_without": row.failed_without, "programs": programs,
+        "events_lost": row.events_lost, "counts_lost": row.counts_lost, "counts_extra": row.counts_extra, "failed": row.failed, "failed_without": row.failed_without, "programs": programs,
     })
 }
 
@@ -356,6 +361,7 @@ mod tests {
                 .holds()
         );
         assert!(!report(vec![Row { counts_lost: Some(1), ..row.clone() }]).holds());
+        assert!(!report(vec![Row { counts_extra: Some(1), ..row.clone() }]).holds());
         assert!(!report(vec![Row { failed: Some(1), ..row }]).holds());
         let memory = Row::new("m", Kind::Memory);
         assert!(report(vec![Row { rss_bytes: Some(MEMORY_BAR - 1), ..memory.clone() }]).holds());
@@ -385,6 +391,7 @@ mod tests {
             "memory_current_bytes",
             "events_lost",
             "counts_lost",
+            "counts_extra",
         ] {
             assert!(load.contains_key(field), "{field}");
         }

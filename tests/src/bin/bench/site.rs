@@ -120,8 +120,11 @@ impl Watcher {
         agent.wait_ready(SOON)?;
         let deadline = Instant::now() + SOON;
         loop {
-            let watched = count(&agent.metrics()?, "drainscope_watched_pods");
-            if watched >= pods {
+            let metrics = agent.metrics()?;
+            let watched = count(&metrics, "drainscope_watched_pods");
+            // A pod is watched from its cgroup on; which of its connections are probes is known from its object on, and
+            // so are its series.
+            if watched >= pods && metrics.has("drainscope_lost_requests_total", &[]) {
                 break;
             }
             if Instant::now() > deadline {
