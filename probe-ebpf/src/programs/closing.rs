@@ -2,7 +2,7 @@
 
 use super::account::{self, Attempt};
 use super::connection::{
-    self, Connection, HAS_FIN, HAS_READ, HAS_RST, IS_CLOSED, IS_COUNTED, IS_PROBE, IS_PROBE_CLIENT,
+    self, Connection, HAS_FIN, HAS_READ, IS_CLOSED, IS_COUNTED, IS_PROBE, IS_PROBE_CLIENT,
 };
 use super::identity;
 use super::load::{self, direct, tcp};
@@ -123,7 +123,7 @@ fn closing_of(
         leaving: if new == tcp::CLOSE { Leaving::Close } else { Leaving::Fin },
         accepted: direct::<u64>(sk, Field::Socket) != 0 || connection.flags & HAS_READ != 0,
         client_fin: fin,
-        client_rst: connection.flags & HAS_RST != 0,
+        client_rst: load::client_has_reset(sk),
         unread,
         received,
         read: connection.flags & HAS_READ != 0,
@@ -234,7 +234,7 @@ pub(super) fn gone(sk: *const u8) {
     let unread = unread_of(tp, fin);
     let found = if unread > 0 {
         decide::data_after_close(connection.verdict())
-    } else if matches!(connection.verdict(), Verdict::Pending) && connection.flags & HAS_RST == 0 {
+    } else if matches!(connection.verdict(), Verdict::Pending) && !load::client_has_reset(sk) {
         Some(decide::died_pending())
     } else {
         None

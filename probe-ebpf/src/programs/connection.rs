@@ -43,18 +43,16 @@ pub(super) struct Connection {
 pub(super) const HAS_READ: u32 = 1;
 /// The client's FIN came.
 pub(super) const HAS_FIN: u32 = 2;
-/// The client's RST came.
-pub(super) const HAS_RST: u32 = 4;
 /// Known only since a read: it is older than the agent.
-pub(super) const IS_ADOPTED: u32 = 8;
+pub(super) const IS_ADOPTED: u32 = 4;
 /// A probe's, server side: nothing of it counts.
-pub(super) const IS_PROBE: u32 = 16;
+pub(super) const IS_PROBE: u32 = 8;
 /// The probe's own socket, client side.
-pub(super) const IS_PROBE_CLIENT: u32 = 32;
+pub(super) const IS_PROBE_CLIENT: u32 = 16;
 /// The last attempt has its class.
-pub(super) const IS_COUNTED: u32 = 64;
+pub(super) const IS_COUNTED: u32 = 32;
 /// It left ESTABLISHED or CLOSE_WAIT: `verdict` holds.
-pub(super) const IS_CLOSED: u32 = 128;
+pub(super) const IS_CLOSED: u32 = 64;
 
 const SERVED: u8 = 1;
 const IDLE: u8 = 2;

@@ -136,6 +136,15 @@ pub(super) fn client_has_finished(sk: *const u8) -> bool {
     direct::<u64>(sk, Field::Flags) & SOCK_DONE != 0
 }
 
+/// The client's RST is what ends the connection: tcp_reset sets one of these errors before the state, and nothing else
+/// does (net/ipv4/tcp_input.c; a reset of our own sets its error after the state).
+#[inline(always)]
+pub(super) fn client_has_reset(sk: *const u8) -> bool {
+    const EPIPE: i32 = 32;
+    const ECONNRESET: i32 = 104;
+    matches!(direct(sk, Field::Error), EPIPE | ECONNRESET)
+}
+
 #[inline(always)]
 fn mapped(v4: u32) -> [u64; 2] {
     // The bytes 00 00 ff ff, then the address as it is on the wire, in a little-endian word.

@@ -1,12 +1,10 @@
-//! `tp_btf/tcp_send_reset` and `tp_btf/tcp_receive_reset`: refused attempts, segments that meet a closed connection,
-//! clients that leave with a reset.
+//! `tp_btf/tcp_send_reset`: refused attempts, segments that meet a closed connection.
 //!
-//! Before 6.10 `tcp_send_reset` does not fire without a full socket; refused attempts are not seen there by this hook.
-//! Two programs, because a load of the third argument does not verify where there is none. Rate: resets are rare;
-//! a node under a port scan pays one map miss each.
+//! Before 6.10 it does not fire without a full socket; refused attempts are not seen there by this hook. Rate: resets
+//! are rare; a node under a port scan pays one map miss each.
 
 use super::account::{self, Attempt};
-use super::connection::{self, HAS_RST, IS_CLOSED, IS_PROBE};
+use super::connection::{self, IS_CLOSED, IS_PROBE};
 use super::load::{self, direct, tcp};
 use super::packet::{self, ACK, FIN, Packet, RST, SYN};
 use super::{closing, identity};
@@ -33,21 +31,6 @@ pub(crate) fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
         tcp::TIME_WAIT => time_wait(sk, skb),
         tcp::NEW_SYN_RECV => {}
         _ => on_closed(sk, skb),
-    }
-    0
-}
-
-/// The client reset the connection: the decision at its close needs to know.
-#[btf_tracepoint(function = "tcp_receive_reset")]
-pub(crate) fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
-    let sk: *const u8 = ctx.arg(0);
-    if sk.is_null() {
-        return 0;
-    }
-    let connection = connection::of(sk);
-    if !connection.is_null() {
-        // SAFETY: non-null storage of this socket.
-        unsafe { (*connection).flags |= HAS_RST };
     }
     0
 }

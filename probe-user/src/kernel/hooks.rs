@@ -73,13 +73,6 @@ pub(super) const PROGRAMS: &[Program] = &[
         feature: "late connections by result, open connections",
     },
     Program {
-        name: "tcp_receive_reset",
-        hook: "tcp_receive_reset",
-        arguments: 1,
-        fields: &[],
-        feature: "telling clients that leave from connections that are lost",
-    },
-    Program {
         name: "tcp_rcv_space_adjust",
         hook: "tcp_rcv_space_adjust",
         arguments: 1,
