@@ -128,7 +128,7 @@ pub const ABSENT: u32 = u32::MAX;
 
 /// Byte offsets of the members, and the sizes and numbers that go with them.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub struct Offsets {
     /// By number of [`Field`]; [`ABSENT`] where there is none.
     pub fields: [u32; FIELDS],
@@ -150,6 +150,8 @@ pub struct Offsets {
     pub queue_purge: u32,
     /// Zero.
     pub reserved2: u32,
+    /// Number of these programs with these settings, never 0; see `wire::Control`.
+    pub instance: u64,
 }
 
 impl Offsets {
@@ -165,5 +167,6 @@ impl Offsets {
         drop_reasons: [0; 4],
         queue_purge: ABSENT,
         reserved2: 0,
+        instance: 0,
     };
 }

@@ -10,6 +10,26 @@ use core::mem::size_of;
 /// Changed whenever the meaning of a byte here changes; maps of another ABI are not adopted.
 pub const ABI: u32 = 1;
 
+/// Which programs count, and until when: user space switches from old programs to new ones, which share the maps, with
+/// one write. 0 in `instance`: none does.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Control {
+    /// The instance of the programs that count; the others return at once.
+    pub instance: u64,
+    /// The programs stop counting at this moment unless user space moves it on: nobody reads what they count.
+    pub until_ns: u64,
+    /// [`ABI`] of the maps.
+    pub abi: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Chunks of what the agent saves of its own state; the kernel programs do not look at it. See `kernel::saved` of the agent.
+pub const SAVED_CHUNKS: u32 = 4096;
+/// Bytes of such a chunk: with the map's own bytes just below a page.
+pub const SAVED_CHUNK: usize = 3968;
+
 /// Slots: one per pod on the node (the kubelet's own limit is 110 by default, 250 in practice).
 pub const SLOTS: u32 = 1024;
 /// Containers: several per pod, restarts take new ones until the old ones are gone.
@@ -161,7 +181,7 @@ pub const CLOSED_PROBE: u32 = 4;
 /// Counters of one slot: only ever added to, by the kernel, until the slot is given to another pod.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 pub struct Counters {
     /// Lost attempts, `[class][phase][confidence]`.
     pub lost: [[[u64; 2]; 3]; 10],
@@ -392,6 +412,7 @@ macro_rules! unpadded {
     ($($name:ident = $bytes:expr;)*) => { $( const _: () = assert!(size_of::<$name>() == $bytes); )* };
 }
 unpadded! {
+    Control = 24;
     Slot = 8;
     Container = 24;
     PortKey = 8;

@@ -4,8 +4,12 @@
 use clap::{Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 use probe_ebpf::wire::RING_BYTES;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+
+/// Where pins are by default.
+const PIN_DIR: &str = "/sys/fs/bpf/drainscope";
 
 /// What the user typed.
 #[derive(Debug, Parser)]
@@ -26,6 +30,9 @@ pub enum Command {
     /// Say what works on this node, what does not and how to mend it; needs no cluster
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
+    /// Remove the pinned maps and programs that an agent left on this node
+    #[command(after_help = CLEANUP_EXAMPLES)]
+    Cleanup(CleanupArgs),
 }
 
 const AGENT_EXAMPLES: &str = "\
@@ -45,6 +52,14 @@ Examples:
   drainscope check --kubeconfig ~/.kube/config -o json
 
 Exit status: 0 all works, 1 degraded (the table says what is lost), 2 something needed fails.";
+
+const CLEANUP_EXAMPLES: &str = "\
+Examples:
+  # After the DaemonSet is gone for good
+  drainscope cleanup
+
+Without it they stop by themselves 15 minutes after the last agent, but keep their memory.
+Exit status: 0 nothing is left, 2 an agent still runs or the files cannot be removed.";
 
 /// Access to the Kubernetes API.
 #[derive(Clone, Debug, clap::Args)]
@@ -91,6 +106,12 @@ pub struct AgentArgs {
     /// Root of cgroupfs, or of the subtree that this agent keeps to
     #[arg(long, env = "DRAINSCOPE_CGROUP_ROOT", value_name = "DIR", default_value = "/sys/fs/cgroup")]
     pub cgroup_root: PathBuf,
+    /// Directory on bpffs where programs and counts outlive the agent; empty: they end with it
+    #[arg(long, env = "DRAINSCOPE_PIN_DIR", value_name = "DIR", default_value = PIN_DIR)]
+    pub pin_dir: OsString,
+    /// How long pinned programs count on without an agent
+    #[arg(long, env = "DRAINSCOPE_SILENCE", value_name = "DURATION", default_value = "15m")]
+    pub silence: SignedDuration,
     /// How many ended terminations are kept for the API
     #[arg(long, env = "DRAINSCOPE_HISTORY", value_name = "N", default_value_t = 512)]
     pub history: usize,
@@ -111,6 +132,14 @@ pub struct AgentArgs {
     pub log: LogArgs,
 }
 
+/// Flags of `cleanup`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CleanupArgs {
+    /// Directory that the agent was given
+    #[arg(long, env = "DRAINSCOPE_PIN_DIR", value_name = "DIR", default_value = PIN_DIR)]
+    pub pin_dir: PathBuf,
+}
+
 /// Flags of `check`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CheckArgs {
@@ -120,6 +149,9 @@ pub struct CheckArgs {
     /// Root of cgroupfs
     #[arg(long, env = "DRAINSCOPE_CGROUP_ROOT", value_name = "DIR", default_value = "/sys/fs/cgroup")]
     pub cgroup_root: PathBuf,
+    /// Where the agent would keep programs and counts
+    #[arg(long, env = "DRAINSCOPE_PIN_DIR", value_name = "DIR", default_value = PIN_DIR)]
+    pub pin_dir: PathBuf,
     /// Form of the result on stdout
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub output: Output,
@@ -189,6 +221,7 @@ mod tests {
         let Command::Agent(agent) = parsed.command else { panic!("not agent") };
         assert_eq!(agent.http.listen.to_string(), "[::]:10290");
         assert_eq!(agent.http.api_listen.to_string(), "127.0.0.1:10291");
+        assert_eq!(agent.pin_dir, "/sys/fs/bpf/drainscope");
         assert_eq!((agent.history, agent.series_limit), (512, 5000));
         assert_eq!(agent.series_ttl, SignedDuration::from_mins(10));
         assert_eq!(agent.ring_bytes, RING_BYTES);

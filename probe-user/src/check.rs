@@ -2,7 +2,7 @@
 //! come from [`crate::kernel`]; the API's are asked for here, by the same requests that the agent makes.
 
 use crate::args::{CheckArgs, Output};
-use crate::kernel::{CheckItem, CheckState, KernelConfig, probe_kernel};
+use crate::kernel::{CheckItem, CheckState, KernelConfig, Pins, probe_kernel};
 use crate::kube::client::{ConnectError, connect};
 use kube::Client;
 use kube::core::Request;
@@ -79,10 +79,28 @@ fn one_line(text: &str) -> String {
 
 /// Looks at everything.
 pub async fn check(args: &CheckArgs) -> Report {
-    let config = KernelConfig { cgroup_root: args.cgroup_root.clone(), debug_log: false, ring_bytes: None };
+    let config = KernelConfig {
+        cgroup_root: args.cgroup_root.clone(),
+        debug_log: false,
+        silence: PATIENCE,
+        ring_bytes: None,
+    };
     let mut items = probe_kernel(&config);
+    items.push(pins(args));
     items.extend(api(args).await);
     Report::of(items)
+}
+
+fn pins(args: &CheckArgs) -> CheckItem {
+    match Pins::check(&args.pin_dir) {
+        Ok(()) => item("pins", CheckState::Ok, args.pin_dir.display().to_string(), ""),
+        Err(error) => item(
+            "pins",
+            CheckState::Degraded,
+            format!("{error}; lost: what happens while no agent runs"),
+            "bpffs at /sys/fs/bpf, writable for the agent",
+        ),
+    }
 }
 
 async fn api(args: &CheckArgs) -> Vec<CheckItem> {

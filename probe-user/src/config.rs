@@ -14,7 +14,7 @@ const HISTORY_MAX: usize = 10_000;
 const SERIES_MAX: usize = 100_000;
 /// Fewest series with which one workload fits (interface: at most 300 each).
 const SERIES_MIN: usize = 300;
-/// Longest `--series-ttl` and `--grace`.
+/// Longest `--series-ttl`, `--silence` and `--grace`.
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Smallest `--ring-bytes`: the largest page that Linux has on amd64 and arm64, so that each power of two from here on is
 /// the multiple of a page that the kernel wants.
@@ -74,6 +74,10 @@ pub struct Config {
     pub api_listen: SocketAddr,
     /// cgroupfs or a subtree of it.
     pub cgroup_root: PathBuf,
+    /// Where programs and counts outlive the agent, if they shall.
+    pub pin_dir: Option<PathBuf>,
+    /// How long pinned programs count on without an agent.
+    pub silence: Duration,
     /// Ended terminations kept.
     pub history: usize,
     /// Most series of workloads.
@@ -99,12 +103,18 @@ impl Config {
         if !args.cgroup_root.is_absolute() {
             return Err(ConfigError::RelativePath { flag: "--cgroup-root", path: args.cgroup_root.clone() });
         }
+        let pin_dir = Some(PathBuf::from(&args.pin_dir)).filter(|path| !path.as_os_str().is_empty());
+        if let Some(path) = pin_dir.as_ref().filter(|path| !path.is_absolute()) {
+            return Err(ConfigError::RelativePath { flag: "--pin-dir", path: path.clone() });
+        }
         Ok(Self {
             node_name,
             kubeconfig: args.kube.kubeconfig.clone(),
             listen,
             api_listen,
             cgroup_root: args.cgroup_root.clone(),
+            pin_dir,
+            silence: duration("--silence", args.silence, Duration::from_secs(1))?,
             history: within("--history", args.history, 1, HISTORY_MAX)?,
             series_limit: within("--series-limit", args.series_limit, SERIES_MIN, SERIES_MAX)?,
             series_ttl: duration("--series-ttl", args.series_ttl, Duration::from_secs(1))?,

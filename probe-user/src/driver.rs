@@ -9,7 +9,7 @@ use crate::clock::{mono_now, unix_now_ns};
 use crate::decode::{self, decode};
 use crate::host::cgroup::{self, Hierarchy};
 use crate::journal::Journal;
-use crate::kernel::{Kernel, Ring};
+use crate::kernel::{Heritage, Kernel, Ring};
 use probe_core::event::{Anomaly, Event, Fact};
 use probe_core::limits::SECOND;
 use probe_core::monitor::Monitor;
@@ -32,6 +32,8 @@ const BATCH: usize = 256;
 const TERMINATING_NS: u64 = SECOND / 4;
 /// Between readings of all slots and of the kernel side's anomalies.
 const ALL_NS: u64 = SECOND;
+/// After a fact that is told once, until the state is saved: what comes together is saved together.
+const SAVE_NS: u64 = SECOND / 20;
 /// Between samples of the wall clock, and sweeps of the memory of closed connections.
 const SLOW_NS: u64 = 10 * SECOND;
 /// At the end, how long the core may still want to be called: longer than its reorder window, shorter than any grace.
@@ -93,6 +95,8 @@ pub struct Driver {
 /// When what is due next.
 #[derive(Default)]
 struct Ticks {
+    /// When the state is saved next.
+    save: Mono,
     terminating: Mono,
     all: Mono,
     slow: Mono,
@@ -107,6 +111,7 @@ impl Driver {
         let pulse = Arc::new(Pulse::default());
         let (others, left) = OtherPods::new(parts.own_pod);
         let links = Links { handle, sink, pulse: Arc::clone(&pulse), others: left };
+        let cgroups = parts.monitor.known().cgroups;
         let driver = Self {
             monitor: parts.monitor,
             kernel: parts.kernel,
@@ -117,7 +122,7 @@ impl Driver {
             queries,
             pulse,
             others,
-            cgroups: BTreeSet::new(),
+            cgroups,
             records: RECORD_KINDS.map(|kind| (kind, 0)).into(),
             ring_full: 0,
             clock_offset: None,
@@ -131,6 +136,7 @@ impl Driver {
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Vec<Termination> {
         let ring = self.kernel.as_mut().and_then(Kernel::take_ring);
         let mut ring = ring.and_then(awaited);
+        self.take_over();
         self.tick(mono_now());
         self.scan_cgroups();
         let (mut batch, mut records) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
@@ -165,6 +171,7 @@ impl Driver {
             self.monitor.handle_timeout(mono_now());
             self.conclude();
         }
+        self.save();
         let mut unfinished = self.monitor.terminations(&Filter::default()).items;
         unfinished.retain(|termination| termination.state != State::Ended);
         unfinished
@@ -173,6 +180,9 @@ impl Driver {
     #[expect(clippy::wildcard_enum_match_arm, reason = "only cgroups are remembered here")]
     fn handle(&mut self, event: Event) {
         self.others.note(&event.fact);
+        if event.fact.is_told_once() {
+            self.ticks.save = self.ticks.save.min(mono_now().after(SAVE_NS));
+        }
         match &event.fact {
             Fact::Cgroup { id, .. } => {
                 self.cgroups.insert(*id);
@@ -191,7 +201,7 @@ impl Driver {
     }
 
     fn next_due(&self) -> Mono {
-        let ticks = self.ticks.terminating.min(self.ticks.all).min(self.ticks.slow);
+        let ticks = self.ticks.save.min(self.ticks.terminating).min(self.ticks.all).min(self.ticks.slow);
         self.monitor.poll_timeout().map_or(ticks, |core| core.min(ticks))
     }
 
@@ -210,6 +220,7 @@ impl Driver {
             self.sample_clock();
             self.read(false);
             self.read_anomalies();
+            self.beat(now);
         } else if now >= self.ticks.terminating {
             self.ticks.terminating = now.after(TERMINATING_NS);
             self.read(true);
@@ -219,6 +230,9 @@ impl Driver {
         }
         if self.monitor.poll_timeout().is_some_and(|due| due <= now) {
             self.monitor.handle_timeout(now);
+        }
+        if now >= self.ticks.save {
+            self.save();
         }
     }
 
@@ -310,6 +324,10 @@ impl Driver {
 
     /// Applies what the core wants done and logs what it has to say.
     fn conclude(&mut self) {
+        // A successor must know of a slot before the kernel counts in it, and of its counts before they are zeroed.
+        if self.monitor.has_commands() {
+            self.save();
+        }
         while let Some(command) = self.monitor.poll_command() {
             let Some(kernel) = &mut self.kernel else { continue };
             if let Err(error) = kernel.apply(&command) {
@@ -322,6 +340,42 @@ impl Driver {
         }
         while let Some(finding) = self.monitor.poll_finding() {
             self.journal.finding(&finding);
+        }
+    }
+
+    /// Leaves word for a successor.
+    fn save(&mut self) {
+        self.ticks.save = mono_now().after(ALL_NS);
+        let Some(kernel) = &mut self.kernel else { return };
+        if let Err(error) = kernel.save(|| self.monitor.save()) {
+            tracing::warn!(%error, "a restarted agent would miss what was counted since the state was saved last");
+            self.note(Fact::Anomaly { kind: Anomaly::MapWrite, count: 1 });
+        }
+    }
+
+    /// Has the kernel programs go on.
+    fn beat(&mut self, now: Mono) {
+        let Some(kernel) = &mut self.kernel else { return };
+        match kernel.beat(now) {
+            Ok(true) => {}
+            Ok(false) => self.note(Fact::Anomaly { kind: Anomaly::KernelSilent, count: 1 }),
+            Err(error) => {
+                tracing::warn!(%error, "the kernel programs cannot be told to go on");
+                self.note(Fact::Anomaly { kind: Anomaly::MapWrite, count: 1 });
+            }
+        }
+    }
+
+    /// Brings the core and the kernel's tables in line: either may have come from an agent before this one.
+    fn take_over(&mut self) {
+        let Some(kernel) = &mut self.kernel else { return };
+        let heritage = kernel.heritage().clone();
+        match heritage {
+            Heritage::Adopted | Heritage::Upgraded | Heritage::Silent => self.monitor.adopt(&kernel.tables()),
+            Heritage::Unpinned | Heritage::None | Heritage::Foreign(_) => self.monitor.begin_kernel_anew(),
+        }
+        if matches!(heritage, Heritage::Silent | Heritage::Foreign(_)) {
+            self.note(Fact::Anomaly { kind: Anomaly::KernelSilent, count: 1 });
         }
     }
 

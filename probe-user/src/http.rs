@@ -8,7 +8,7 @@ pub mod server;
 pub mod status;
 
 use crate::driver::Links;
-use crate::kernel::Hook;
+use crate::kernel::{Heritage, Hook};
 use crate::kube::table::WatchTable;
 use axum::Router;
 use axum::http::{StatusCode, header};
@@ -16,6 +16,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use probe_core::time::Mono;
 use serde_json::json;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What the agent found when it started; it does not change.
@@ -30,6 +31,10 @@ pub struct Start {
     pub hooks: Vec<Hook>,
     /// Why cgroups cannot be followed.
     pub cgroup_error: Option<String>,
+    /// Where programs and counts are pinned, and what was there.
+    pub pins: Option<(PathBuf, Heritage)>,
+    /// Why nothing is pinned, if something shall be.
+    pub pin_error: Option<String>,
 }
 
 /// What the handlers work on.

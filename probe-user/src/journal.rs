@@ -37,7 +37,7 @@ impl Journal {
             }
             return;
         }
-        let (code, pod) = (finding.code, format!("{}/{}", finding.pod.namespace, finding.pod.name));
+        let (code, pod) = (finding.code.as_ref(), format!("{}/{}", finding.pod.namespace, finding.pod.name));
         match finding.severity {
             Severity::Info => tracing::info!(code, pod, remedy = finding.remedy, "{}", finding.summary),
             Severity::Warning | Severity::Error => {

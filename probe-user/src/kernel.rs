@@ -7,23 +7,36 @@ mod btf;
 mod check;
 mod hooks;
 mod offsets;
+mod pins;
+mod saved;
 mod tables;
 
 pub use check::{CheckItem, CheckState, probe_kernel};
+pub use pins::{PinError, Pins};
+pub use saved::SaveError;
 pub use tables::{ApplyError, MapUsage, ReadError};
 
+use crate::clock::mono_now;
 use crate::host::cgroup::{self, Hierarchy};
-use aya::maps::{MapData, RingBuf};
+use aya::maps::{Array, MapData, MapError, RingBuf};
 use aya::programs::BtfTracePoint;
+use aya::programs::links::FdLink;
 use aya::{EbpfLoader, VerifierLogLevel};
 use btf::{Btf, BtfError};
 use hooks::{PROGRAMS, Program};
+use pins::Foreign;
 use probe_core::command::Command;
+use probe_core::monitor::KernelTables;
+use probe_core::time::Mono;
 use probe_ebpf::fields::Offsets;
-use probe_ebpf::wire::{Counters, SlotRef};
+use probe_ebpf::wire::{ABI, Control, Counters, RING_BYTES, SlotRef};
+use saved::Saved;
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
-use tables::{TableError, Tables};
+use std::time::Duration;
+use tables::{Plain, TableError, Tables, take};
 use thiserror::Error;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -41,8 +54,27 @@ pub struct KernelConfig {
     pub cgroup_root: PathBuf,
     /// Compile the programs' debug lines in; they cost nothing otherwise.
     pub debug_log: bool,
+    /// How long the programs count on without a beat.
+    pub silence: Duration,
     /// Bytes of the ring, a power of two of at least a page; `None` for the default.
     pub ring_bytes: Option<u32>,
+}
+
+/// What the agent before this one left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heritage {
+    /// Nothing is pinned: what this agent counts ends with it.
+    Unpinned,
+    /// Nothing was there; maps and programs are pinned from now on.
+    None,
+    /// The same programs, which went on counting.
+    Adopted,
+    /// The maps of other programs, which counted until these took over.
+    Upgraded,
+    /// The programs had stopped, since no agent came for long: what happened meanwhile was not counted.
+    Silent,
+    /// Nothing of it can be used, and why.
+    Foreign(String),
 }
 
 /// No kernel program runs; the agent goes on with the API alone.
@@ -69,6 +101,9 @@ pub enum LoadError {
     /// The object lacks a map, which is a broken build.
     #[error(transparent)]
     Tables(#[from] TableError),
+    /// The directory of pins cannot be changed.
+    #[error(transparent)]
+    Pins(#[from] PinError),
     /// The program that everything rests on cannot run.
     #[error("{program}: {why}")]
     Essential {
@@ -115,12 +150,20 @@ pub struct ProgramStats {
     pub run_ns: u64,
 }
 
-/// The loaded kernel side. Dropping it detaches everything.
+/// The loaded kernel side. Dropping it detaches everything that is not pinned.
 pub struct Kernel {
     ebpf: aya::Ebpf,
+    /// Programs that the agent before this one had attached.
+    adopted: BTreeMap<&'static str, BtfTracePoint>,
     hooks: Vec<Hook>,
     tables: Tables,
     ring: Option<Ring>,
+    control: Array<MapData, Plain<Control>>,
+    instance: u64,
+    silence_ns: u64,
+    heritage: Heritage,
+    saved: Option<Saved>,
+    pins: Option<Pins>,
 }
 
 /// The ring buffer's reading end.
@@ -165,8 +208,9 @@ struct Settings(Offsets);
 unsafe impl aya::Pod for Settings {}
 
 impl Kernel {
-    /// Loads the object and attaches every program that this kernel can run.
-    pub fn load(config: &KernelConfig) -> Result<Self, LoadError> {
+    /// Loads the object and attaches every program that this kernel can run, or takes over what an agent before this one
+    /// pinned.
+    pub fn load(config: &KernelConfig, pins: Option<Pins>) -> Result<Self, LoadError> {
         if OBJECT.is_empty() {
             return Err(LoadError::NotBuilt);
         }
@@ -175,25 +219,45 @@ impl Kernel {
             Hierarchy::V2 { .. } => None,
             Hierarchy::V1 { controller, .. } => Some(controller),
         };
-        let settings = Settings(offsets::resolve(&own_btf, controller).map_err(LoadError::Settings)?);
+        let mut settings = Settings(offsets::resolve(&own_btf, controller).map_err(LoadError::Settings)?);
         let log_level = if config.debug_log { aya_log::Level::Debug as u8 } else { 0 };
+        let ring_bytes = config.ring_bytes.unwrap_or(RING_BYTES);
+        let instance = instance(&settings.0, log_level, ring_bytes);
+        settings.0.instance = instance;
+
+        let heritage = heritage(pins.as_ref(), instance, ring_bytes)?;
         let mut loader = EbpfLoader::new();
         loader
             .verifier_log_level(VerifierLogLevel::STATS)
             .override_global("OFFSETS", &settings, true)
-            .override_global(aya_log::LEVEL, &log_level, false);
-        if let Some(bytes) = config.ring_bytes {
-            loader.map_max_entries("RING", bytes);
+            .override_global(aya_log::LEVEL, &log_level, false)
+            .map_max_entries("RING", ring_bytes);
+        for (name, path) in pins.iter().flat_map(Pins::maps) {
+            loader.map_pin_path(name, path);
         }
         let mut ebpf = loader.load(OBJECT)?;
+        let mut adopted = BTreeMap::new();
+        if heritage == Heritage::Adopted
+            && let Some(pins) = &pins
+        {
+            let of_program = |program: &Program| Some((program.name, pins.adopt(instance, program.name)?));
+            adopted.extend(PROGRAMS.iter().filter_map(of_program));
+        } else if let Some(pins) = &pins {
+            pins.begin(instance)?;
+        }
         let kernel_btf = aya::Btf::from_sys_fs()?;
+        let keep = pins.as_ref().map(|pins| (pins, instance));
         let hooks = PROGRAMS
             .iter()
             .map(|program| Hook {
                 name: program.hook,
                 program: program.name,
                 feature: program.feature,
-                state: attach(&mut ebpf, &kernel_btf, &own_btf, &settings.0, program),
+                state: if adopted.contains_key(program.name) {
+                    HookState::Active
+                } else {
+                    attach(&mut ebpf, &kernel_btf, (&own_btf, &settings.0), program, keep)
+                },
             })
             .collect::<Vec<_>>();
         if let Some(Hook { program, state: HookState::Unsupported(why) | HookState::Failed(why), .. }) =
@@ -202,9 +266,58 @@ impl Kernel {
             return Err(LoadError::Essential { program, why: why.clone() });
         }
         let tables = Tables::of(&mut ebpf)?;
-        let ring = ebpf.take_map("RING").ok_or(TableError::Missing("RING"))?;
-        let ring = RingBuf::try_from(ring).map_err(|source| TableError::Layout { name: "RING", source })?;
-        Ok(Self { ebpf, hooks, tables, ring: Some(Ring(ring)) })
+        let ring = take(&mut ebpf, "RING")?;
+        let control = take(&mut ebpf, "CONTROL")?;
+        let saved = pins.is_some().then(|| take(&mut ebpf, "SAVED").map(Saved::new)).transpose()?;
+        let mut kernel = Self {
+            ebpf,
+            adopted,
+            hooks,
+            tables,
+            ring: Some(Ring(ring)),
+            control,
+            instance,
+            silence_ns: u64::try_from(config.silence.as_nanos()).unwrap_or(u64::MAX),
+            heritage,
+            saved,
+            pins,
+        };
+        // From here on these programs count, and no others.
+        kernel.beat(mono_now()).map_err(|error| LoadError::Settings(chain(&error)))?;
+        if let Some(pins) = &kernel.pins {
+            pins.keep_only(instance)?;
+        }
+        Ok(kernel)
+    }
+
+    /// What the agent before this one left.
+    #[must_use]
+    pub fn heritage(&self) -> &Heritage {
+        &self.heritage
+    }
+
+    /// The directory of pins, if there is one.
+    #[must_use]
+    pub fn pins(&self) -> Option<&Pins> {
+        self.pins.as_ref()
+    }
+
+    /// Has the programs go on. False if they had stopped: what happened since then was not counted.
+    pub fn beat(&mut self, now: Mono) -> Result<bool, MapError> {
+        let was_active = self.control.get(&0, 0)?.0.instance == self.instance;
+        let control = Control {
+            instance: self.instance,
+            until_ns: now.0.saturating_add(self.silence_ns),
+            abi: ABI,
+            reserved: 0,
+        };
+        self.control.set(0, Plain(control), 0)?;
+        Ok(was_active)
+    }
+
+    /// Saves the agent's state for the next one, if there are pins.
+    pub fn save(&mut self, state: impl FnOnce() -> Vec<u8>) -> Result<(), SaveError> {
+        self.saved.as_mut().map_or(Ok(()), |saved| saved.save(&state()))
     }
 
     /// Each program and whether it runs.
@@ -216,6 +329,12 @@ impl Kernel {
     /// Makes one change to the maps.
     pub fn apply(&mut self, command: &Command) -> Result<(), ApplyError> {
         self.tables.apply(command)
+    }
+
+    /// What the tables hold of an agent before this one.
+    #[must_use]
+    pub fn tables(&self) -> KernelTables {
+        self.tables.held()
     }
 
     /// Reads the counters of a slot.
@@ -270,7 +389,10 @@ impl Kernel {
     }
 
     fn run_statistics(&self, program: &str) -> Option<(u64, u64)> {
-        let program: &BtfTracePoint = self.ebpf.program(program)?.try_into().ok()?;
+        let program: &BtfTracePoint = match self.adopted.get(program) {
+            Some(program) => program,
+            None => self.ebpf.program(program)?.try_into().ok()?,
+        };
         let fd = program.fd().ok()?.as_fd().as_raw_fd();
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
         let value = |key: &str| info.lines().find_map(|line| line.strip_prefix(key))?.trim().parse().ok();
@@ -278,12 +400,46 @@ impl Kernel {
     }
 }
 
+/// Number of these programs with these settings, never 0: programs of the same number do the same.
+fn instance(settings: &Offsets, log_level: u8, ring_bytes: u32) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(OBJECT);
+    settings.hash(&mut hasher);
+    (log_level, ring_bytes).hash(&mut hasher);
+    hasher.finish().max(1)
+}
+
+/// What is pinned, made ready for being taken over.
+fn heritage(pins: Option<&Pins>, instance: u64, ring_bytes: u32) -> Result<Heritage, PinError> {
+    let Some(pins) = pins else { return Ok(Heritage::Unpinned) };
+    let control = match pins.pinned() {
+        Ok(Some(control)) => control,
+        Ok(None) => {
+            pins.forget_all()?;
+            return Ok(Heritage::None);
+        }
+        Err(Foreign(why)) => {
+            pins.forget_all()?;
+            return Ok(Heritage::Foreign(why));
+        }
+    };
+    if pins.capacity("RING").is_some_and(|bytes| bytes != ring_bytes) {
+        // The new programs get a new one; what is left in the old one is missed as evidence, and said to be.
+        pins.forget_map("RING")?;
+    }
+    Ok(match control.instance {
+        0 => Heritage::Silent,
+        active if active == instance => Heritage::Adopted,
+        _ => Heritage::Upgraded,
+    })
+}
+
 fn attach(
     ebpf: &mut aya::Ebpf,
     kernel_btf: &aya::Btf,
-    own_btf: &Btf,
-    offsets: &Offsets,
+    (own_btf, offsets): (&Btf, &Offsets),
     program: &Program,
+    keep: Option<(&Pins, u64)>,
 ) -> HookState {
     if let Some(why) = offsets::unsupported(own_btf, offsets, program) {
         return HookState::Unsupported(why);
@@ -295,7 +451,11 @@ fn attach(
             .try_into()
             .map_err(|error| chain(&error))?;
         loaded.load(program.hook, kernel_btf).map_err(|error| chain(&error))?;
-        loaded.attach().map_err(|error| chain(&error))?;
+        let link = loaded.attach().map_err(|error| chain(&error))?;
+        if let Some((pins, instance)) = keep {
+            let link = FdLink::from(loaded.take_link(link).map_err(|error| chain(&error))?);
+            pins.keep(instance, program.name, loaded, link)?;
+        }
         Ok::<(), String>(())
     })();
     match attached {

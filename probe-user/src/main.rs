@@ -3,8 +3,9 @@
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use drainscope::args::{AgentArgs, Args, CheckArgs, Command, LogArgs, LogFormat, LogLevel};
+use drainscope::args::{AgentArgs, Args, CheckArgs, CleanupArgs, Command, LogArgs, LogFormat, LogLevel};
 use drainscope::config::Config;
+use drainscope::kernel::Pins;
 use drainscope::run::KernelSide;
 use drainscope::{check, run};
 use std::io::{IsTerminal as _, Write as _};
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Agent(args) => agent(&args),
         Command::Check(args) => doctor(&args),
+        Command::Cleanup(args) => clean_up(&args),
     };
     result.unwrap_or_else(|error| {
         // A stderr that is gone cannot be told so.
@@ -53,7 +55,7 @@ fn in_one_line(error: &anyhow::Error) -> String {
 fn agent(args: &AgentArgs) -> anyhow::Result<ExitCode> {
     let config = Config::new(args, |name| std::env::var(name).ok())?;
     log_to_stderr(&args.log)?;
-    let side = KernelSide::load(&config);
+    let side = KernelSide::load(&config)?;
     runtime()?.block_on(run::agent(&config, side, args.log.log_format))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -62,6 +64,18 @@ fn doctor(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let report = runtime()?.block_on(check::check(args));
     std::io::stdout().write_all(report.text(args.output).as_bytes()).context("stdout")?;
     Ok(ExitCode::from(report.exit_code()))
+}
+
+fn clean_up(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
+    let directory = &args.pin_dir;
+    let said = if directory.is_dir() {
+        let programs = Pins::open(directory)?.clean_up()?;
+        format!("removed {} ({programs} attached programs)\n", directory.display())
+    } else {
+        format!("nothing is left: {} does not exist\n", directory.display())
+    };
+    std::io::stdout().write_all(said.as_bytes()).context("stdout")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Two workers are plenty: the driver is one task, the rest waits.

@@ -8,13 +8,14 @@ use crate::driver::{Driver, Links, Parts};
 use crate::host::cgroup::{self, Hierarchy};
 use crate::http::{self, App, Start, server};
 use crate::journal::Journal;
-use crate::kernel::{Kernel, KernelConfig};
+use crate::kernel::{Kernel, KernelConfig, PinError, Pins};
 use crate::kube::client::{ConnectError, connect};
 use crate::kube::namespaces;
 use crate::kube::retry::Timing;
 use crate::kube::table::WatchTable;
 use crate::kube::watch::{Shared, Watch};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use probe_core::event::{Event, Fact, WatchHealth};
 use probe_core::limits::Limits;
 use probe_core::monitor::Monitor;
 use probe_core::termination::Termination;
@@ -64,12 +65,16 @@ pub struct KernelSide {
     pub hierarchy: Option<Hierarchy>,
     /// Why there is none.
     pub cgroup_error: Option<String>,
+    /// Why nothing is pinned, if something shall be.
+    pub pin_error: Option<String>,
+    /// What the agent before this one saved of itself.
+    pub saved: Option<Vec<u8>>,
 }
 
 impl KernelSide {
-    /// Loads and attaches what this kernel can run. Takes a second or two and blocks meanwhile.
-    #[must_use]
-    pub fn load(config: &Config) -> Self {
+    /// Loads and attaches what this kernel can run, or takes over what an agent before this one left. Takes a second or
+    /// two and blocks meanwhile. An error only if another agent is at work here.
+    pub fn load(config: &Config) -> Result<Self, PinError> {
         if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
             // Needed before 5.11 only; where it is, loading fails and says so.
             tracing::info!(%error, "RLIMIT_MEMLOCK cannot be raised");
@@ -81,22 +86,42 @@ impl KernelSide {
         let settings = KernelConfig {
             cgroup_root: config.cgroup_root.clone(),
             debug_log: config.kernel_log,
+            silence: config.silence,
             ring_bytes: Some(config.ring_bytes),
         };
-        let (kernel, error) = match Kernel::load(&settings) {
-            Ok(kernel) => (Some(kernel), None),
+        let (pins, pin_error) = match config.pin_dir.as_deref().map(Pins::open).transpose() {
+            Ok(pins) => (pins, None),
+            Err(error @ PinError::Busy(_)) => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "nothing is pinned: what happens while no agent runs is not counted");
+                (None, Some(error.to_string()))
+            }
+        };
+        let saved = pins.as_ref().and_then(Pins::saved);
+        let (kernel, error) = match Kernel::load(&settings, pins) {
+            Ok(kernel) => {
+                tracing::info!(heritage = ?kernel.heritage(), "kernel programs run");
+                (Some(kernel), None)
+            }
             Err(error) => {
                 tracing::error!(%error, "no kernel program runs: terminations are seen through the API alone");
                 (None, Some(error.to_string()))
             }
         };
-        Self { kernel, error, hierarchy, cgroup_error }
+        Ok(Self { kernel, error, hierarchy, cgroup_error, pin_error, saved })
     }
 
     /// No kernel side, for this reason.
     #[must_use]
     pub fn none(why: &str) -> Self {
-        Self { kernel: None, error: Some(why.to_owned()), hierarchy: None, cgroup_error: None }
+        Self {
+            kernel: None,
+            error: Some(why.to_owned()),
+            hierarchy: None,
+            cgroup_error: None,
+            pin_error: None,
+            saved: None,
+        }
     }
 }
 
@@ -144,16 +169,29 @@ pub async fn start(
     let (listen, api_listen) = (local(&public, config.listen), local(&private, config.api_listen));
 
     let hooks = side.kernel.as_ref().map(|kernel| kernel.hooks().to_vec()).unwrap_or_default();
+    let pins = side.kernel.as_ref().and_then(|kernel| {
+        let directory = kernel.pins()?.directory().to_owned();
+        Some((directory, kernel.heritage().clone()))
+    });
     let start = Start {
         node: config.node_name.clone(),
         at: mono_now(),
         kernel_error: side.error,
         hooks,
         cgroup_error: side.cgroup_error,
+        pins,
+        pin_error: side.pin_error,
     };
     let kernel_log = side.kernel.as_mut().filter(|_| config.kernel_log).and_then(Kernel::take_log);
+    let mut monitor = monitor(config, side.kernel.is_some(), side.saved.as_deref());
+    let known = monitor.known();
+    for (watch, namespace) in known.watches.clone() {
+        // It was in sync when the agent before this one died; what changed since then comes late.
+        let fact = Fact::Watch { watch, namespace, health: WatchHealth::Broken };
+        monitor.handle(Event { at: mono_now(), fact });
+    }
     let (driver, links) = Driver::new(Parts {
-        monitor: Monitor::new(limits(config, side.kernel.is_some()), config.node_name.clone()),
+        monitor,
         kernel: side.kernel,
         hierarchy: side.hierarchy,
         journal: Journal { format },
@@ -167,8 +205,9 @@ pub async fn start(
     let shared = Shared { client, sink: links.sink.clone(), table: Arc::clone(&table), timing };
     let (wanted, namespaces) = watch::channel::<Option<BTreeSet<String>>>(None);
     let mut sources = JoinSet::new();
-    sources.spawn(Watch::pods(shared.clone(), &config.node_name, wanted).run());
-    sources.spawn(namespaces::run(shared, namespaces, LINGER));
+    let pods = known.pods.iter().map(|(uid, key)| (key.clone(), uid.clone()));
+    sources.spawn(Watch::pods(shared.clone(), &config.node_name, wanted).remembering(pods).run());
+    sources.spawn(async move { namespaces::run(shared, namespaces, LINGER, &known).await });
 
     let app = App { links: links.clone(), table: Arc::clone(&table), start: Arc::new(start) };
     let mut servers = JoinSet::new();
@@ -181,6 +220,19 @@ pub async fn start(
     servers.spawn(server::serve(private, http::private(app), server::Limits::default(), stopping));
     tracing::info!(node = config.node_name, %listen, %api_listen, "drainscope runs");
     Ok(Running { listen, api_listen, links, table, stop, driver, sources, servers })
+}
+
+/// The core as the agent before this one left it, or a new one.
+fn monitor(config: &Config, kernel: bool, saved: Option<&[u8]>) -> Monitor {
+    let limits = limits(config, kernel);
+    match saved.filter(|_| kernel).map(|saved| Monitor::restore(saved, limits, config.node_name.clone())) {
+        Some(Ok(monitor)) => return monitor,
+        Some(Err(error)) => {
+            tracing::warn!(%error, "what the agent before this one had counted cannot be taken over");
+        }
+        None => {}
+    }
+    Monitor::new(limits, config.node_name.clone())
 }
 
 /// Without a kernel side there are no slots to give away: pods are known, but not watched.

@@ -58,6 +58,8 @@ impl Agent {
         let log = world.node().directory().join("agent.log");
         let file = File::options().create(true).append(true).open(&log).context("open the agent's log")?;
         let child = command(world, wrapper, program, "agent")?
+            // Nothing outlives an agent unless a test asks for it.
+            .env("DRAINSCOPE_PIN_DIR", "")
             .args(["--listen", &LISTEN.to_string(), "--api-listen", &API.to_string()])
             .args(extra)
             .stdout(file.try_clone()?)
@@ -70,6 +72,12 @@ impl Agent {
     /// Its pid.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Kills it with SIGKILL and waits until it is gone.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill().context("kill the agent")?;
+        self.child.wait().context("wait for the agent").map(drop)
     }
 
     /// What it logged so far.

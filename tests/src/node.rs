@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context as _;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 pub use addresses::{AddressPool, AddressReuse, PodAddresses};
@@ -38,6 +39,8 @@ pub use spawner::Spawner;
 /// The node's IPv4 address towards its pods; probes come from here.
 pub const NODE_ADDRESS: &str = "10.77.0.1";
 
+/// Where a node's bpffs is, below its directory.
+const BPFFS: &str = "bpf";
 /// The bridge's own: without one it takes the lowest of its ports', so that each pod's coming and going could change the gateway's address
 /// under the other pods' feet.
 const BRIDGE_MAC: &str = "02:42:0a:4d:00:01";
@@ -148,6 +151,18 @@ impl Node {
         Ok(())
     }
 
+    /// A bpffs of the node's own, mounted when it is first asked for.
+    pub fn bpffs(&self) -> anyhow::Result<PathBuf> {
+        let path = self.directory.join(BPFFS);
+        if !path.exists() {
+            fs::create_dir(&path)?;
+            let none: Option<&str> = None;
+            mount(Some("bpf"), &path, Some("bpf"), MsFlags::empty(), none)
+                .with_context(|| format!("mount a bpffs at {}", path.display()))?;
+        }
+        Ok(path)
+    }
+
     /// The node's own network namespace.
     pub fn network(&self) -> &NetNs {
         &self.network
@@ -209,14 +224,22 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         // Both are best efforts of a thread that may be unwinding: a directory that stays is a leftover for the next start.
+        unmount_bpffs(&self.directory);
         drop(fs::remove_dir_all(&self.directory));
         drop(self.outside.enter());
     }
 }
 
+/// Whatever is pinned there goes with it, unless somebody still has it open.
+fn unmount_bpffs(directory: &Path) {
+    // Most nodes have none.
+    let _nothing_there = umount2(&directory.join(BPFFS), MntFlags::MNT_DETACH);
+}
+
 fn make_directory(owner: &Owner, prefix: &str) -> anyhow::Result<PathBuf> {
     let parent = std::env::temp_dir();
     for leftover in Owner::leftovers(prefix, &parent)? {
+        unmount_bpffs(&leftover);
         fs::remove_dir_all(&leftover).with_context(|| format!("remove {}", leftover.display()))?;
     }
     let directory = parent.join(owner.name());

@@ -30,6 +30,8 @@ mod overload;
 mod own_end;
 #[path = "agent/prometheus.rs"]
 mod prometheus;
+#[path = "agent/restart.rs"]
+mod restart;
 #[path = "agent/reuse.rs"]
 mod reuse;
 #[path = "agent/rubbish.rs"]
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
         families::trials(),
         nginx::trials(),
         late_start::trials(),
+        restart::trials(),
         reuse::trials(),
         host_network::trials(),
         crash::trials(),

@@ -20,6 +20,7 @@ use drainscope::kube::retry::Timing;
 use drainscope::kube::table::WatchTable;
 use drainscope::kube::watch::{Shared, Watch};
 use probe_core::event::{Anomaly, Event, Fact, WatchHealth, WatchKind};
+use probe_core::monitor::Known;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -96,7 +97,7 @@ impl Watches {
         let shared = Shared { client, sink, table: Arc::clone(&table), timing: timing() };
         let (wanted, namespaces) = watch::channel(None);
         runtime.spawn(Watch::pods(shared.clone(), NODE, wanted).run());
-        runtime.spawn(namespaces::run(shared, namespaces, linger));
+        runtime.spawn(async move { namespaces::run(shared, namespaces, linger, &Known::default()).await });
         Self { runtime, facts, table, seen: Vec::new() }
     }
 

@@ -27,6 +27,9 @@ pub(crate) fn cgroup_rmdir(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn changed(ctx: &BtfTracePointContext, made: u32) {
+    if !load::is_active() {
+        return;
+    }
     let cgroup: *const u8 = ctx.arg(0);
     let path: *const u8 = ctx.arg(1);
     if cgroup.is_null() || path.is_null() {

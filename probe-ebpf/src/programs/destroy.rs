@@ -3,8 +3,8 @@
 //!
 //! Rate: one run per socket; those without storage return after one empty look-up. Nothing is written to the ring.
 
-use super::account;
 use super::connection::{self, Connection, IS_ADOPTED, IS_COUNTED, IS_PROBE, IS_PROBE_CLIENT};
+use super::{account, load};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::class::Phase;
 use probe_ebpf::decide::Verdict;
@@ -12,6 +12,9 @@ use probe_ebpf::wire::{Counters, RESULT_IDLE, RESULT_LOST, RESULT_SERVED};
 
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 pub(crate) fn tcp_destroy_sock(ctx: BtfTracePointContext) -> i32 {
+    if !load::is_active() {
+        return 0;
+    }
     let sk: *const u8 = ctx.arg(0);
     if sk.is_null() {
         return 0;

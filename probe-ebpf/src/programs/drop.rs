@@ -15,6 +15,9 @@ use probe_ebpf::wire::{CLOSED_COUNTED, CLOSED_SYN, Closed, Port};
 
 #[btf_tracepoint(function = "kfree_skb")]
 pub(crate) fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
+    if !load::is_active() {
+        return 0;
+    }
     let skb: *const u8 = ctx.arg(0);
     let reason: u32 = ctx.arg(2);
     if skb.is_null() || !load::drop_reason_matters(reason) {

@@ -12,6 +12,10 @@ use probe_ebpf::wire::{Exit, Kind, anomaly};
 
 #[btf_tracepoint(function = "sched_process_exit")]
 pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
+    if !load::is_active() {
+        return 0;
+    }
+    load::stop_when_forgotten();
     let task: *const u8 = ctx.arg(0);
     if task.is_null() {
         return 0;

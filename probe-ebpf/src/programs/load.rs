@@ -3,6 +3,7 @@
 //! `direct` is for pointers that the verifier knows (tracepoint arguments and what they lead to): a plain load, a third
 //! of the price of a helper call. `probe` is for all else.
 
+use super::maps;
 use aya_ebpf::helpers::generated;
 use core::mem::MaybeUninit;
 use probe_ebpf::fields::{Field, Offsets};
@@ -45,6 +46,25 @@ setting!(hierarchy: u32);
 setting!(host_net: u64);
 setting!(stop_signals: u64);
 setting!(queue_purge: u32);
+setting!(instance: u64);
+
+/// These are the programs that count. Asked first by every program.
+#[inline(always)]
+pub(super) fn is_active() -> bool {
+    maps::CONTROL.get(0).is_some_and(|control| control.instance == instance())
+}
+
+/// Nobody has read the counts for so long that the programs stop. Asked by a hook that is rare and never silent for long.
+#[inline(always)]
+pub(super) fn stop_when_forgotten() {
+    let Some(control) = maps::CONTROL.get_ptr_mut(0) else { return };
+    // SAFETY: a live map value; user space, which may write at the same moment, looks again at its next beat.
+    unsafe {
+        if (*control).until_ns < now_ns() {
+            (*control).instance = 0;
+        }
+    }
+}
 
 /// Bit `reason` of the drop reasons that may mean "address gone".
 #[inline(always)]

@@ -6,8 +6,20 @@ use aya_ebpf::{
     macros::{btf_map, map},
     maps::{Array, HashMap, RingBuf},
 };
-use probe_ebpf::wire::{self, Closed, Container, Counters, Port, PortKey, Slot, SlotRef, Tuple, anomaly};
+use probe_ebpf::wire::{
+    self, Closed, Container, Control, Counters, Port, PortKey, Slot, SlotRef, Tuple, anomaly,
+};
 
+/// Memory for an entry only while it is there.
+const BPF_F_NO_PREALLOC: u32 = 1;
+
+/// Which programs count, and until when. User space writes; the programs only ever stop themselves.
+#[map]
+pub(super) static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
+/// What the agent saves of itself, in chunks; no program looks at it.
+#[map]
+pub(super) static SAVED: HashMap<u32, [u8; wire::SAVED_CHUNK]> =
+    HashMap::with_max_entries(wire::SAVED_CHUNKS, BPF_F_NO_PREALLOC);
 /// Slot -> state. User space writes.
 #[map]
 pub(super) static SLOTS: Array<Slot> = Array::with_max_entries(wire::SLOTS, 0);

@@ -14,6 +14,9 @@ use probe_ebpf::wire::{ANSWERED, SlotRef};
 
 #[btf_tracepoint(function = "tcp_rcv_space_adjust")]
 pub(crate) fn tcp_rcv_space_adjust(ctx: BtfTracePointContext) -> i32 {
+    if !load::is_active() {
+        return 0;
+    }
     let sk: *const u8 = ctx.arg(0);
     if sk.is_null() {
         return 0;

@@ -20,6 +20,9 @@ const IGNORED: i32 = 1;
 
 #[btf_tracepoint(function = "signal_generate")]
 pub(crate) fn signal_generate(ctx: BtfTracePointContext) -> i32 {
+    if !load::is_active() {
+        return 0;
+    }
     let signal: i32 = ctx.arg(0);
     if !(1..64).contains(&signal) || load::stop_signals() >> signal & 1 == 0 {
         return 0;

@@ -14,6 +14,9 @@ use probe_ebpf::wire::{NONE, Port};
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
+    if !load::is_active() {
+        return 0;
+    }
     let sk: *const u8 = ctx.arg(0);
     let old: i32 = ctx.arg(1);
     let new: i32 = ctx.arg(2);

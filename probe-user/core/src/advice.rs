@@ -69,7 +69,8 @@ pub fn advise(terminations: &[&Termination]) -> Option<Advice> {
     let tail = tails.clone().reduce(f64::max);
     let prestop = tail.map(prestop_for);
     let exit = terminations.iter().filter_map(|item| item.exit_seconds).reduce(f64::max);
-    let grace = prestop.map(|sleep| sleep + whole_seconds(exit.unwrap_or(0.0)) + LEAST_GRACE);
+    let grace = prestop
+        .map(|sleep| sleep.saturating_add(whole_seconds(exit.unwrap_or(0.0))).saturating_add(LEAST_GRACE));
     let killed = terminations.iter().filter(|item| item.outcome == Outcome::GraceExceeded).count();
     let unmended =
         terminations.iter().fold(0, |sum: u64, item| sum.saturating_add(item.lost.of(Class::StaleReuse)));

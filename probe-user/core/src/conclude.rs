@@ -30,7 +30,7 @@ pub(crate) fn findings(item: &Termination, at: Timestamp) -> Vec<Finding> {
     all.extend(silent_termination(item));
     all.extend(slow_endpoint_removal(item));
     let make = |conclusion: Conclusion| Finding {
-        code: conclusion.code,
+        code: conclusion.code.into(),
         severity: conclusion.severity,
         at,
         pod: item.pod.clone(),
@@ -154,16 +154,16 @@ fn slow_endpoint_removal(item: &Termination) -> Option<Conclusion> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::termination::{StepSource, TimelineStep};
+    use crate::termination::{Name, StepSource, TimelineStep};
     use crate::test_data::termination;
 
-    fn codes(item: &Termination) -> Vec<&'static str> {
+    fn codes(item: &Termination) -> Vec<Name> {
         findings(item, Timestamp(0)).into_iter().map(|finding| finding.code).collect()
     }
 
     #[test]
     fn a_clean_end_has_no_finding() {
-        assert_eq!(codes(&termination(|_| ())), Vec::<&str>::new());
+        assert_eq!(codes(&termination(|_| ())), Vec::<Name>::new());
     }
 
     #[test]

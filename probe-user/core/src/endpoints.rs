@@ -3,6 +3,7 @@
 
 use crate::event::{Key, Service, Slice};
 use crate::time::Mono;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A change of conditions up to so long before the deletion was seen is taken for its effect: the two come by different
@@ -10,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const WATCH_SKEW_NS: u64 = 1_000_000_000;
 
 /// What all slices of one service say of one pod.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Status {
     pub(crate) present: bool,
     pub(crate) ready: bool,
@@ -19,7 +21,8 @@ pub(crate) struct Status {
 }
 
 /// The history of one pod in one service.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Membership {
     pub(crate) now: Status,
     /// It reaches the pod on ports that it names, not on all.
@@ -29,7 +32,7 @@ pub(crate) struct Membership {
     gone: Option<Change>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Change {
     at: Mono,
     terminating: bool,
@@ -84,18 +87,23 @@ pub(crate) fn reached<'a>(
     slowest
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 struct Flags {
     headless: bool,
     publish_not_ready: bool,
 }
 
 /// All services and slices of the namespaces that have a local pod.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Endpoints {
     services: BTreeMap<Key, Flags>,
     slices: BTreeMap<Key, Slice>,
+    /// Follows from `slices`, as `count` does: not saved.
+    #[serde(skip)]
     by_service: BTreeMap<Key, BTreeSet<String>>,
+    #[serde(skip)]
     count: usize,
 }
 
@@ -153,6 +161,30 @@ impl Endpoints {
             touched.insert(service);
         }
         touched
+    }
+
+    /// After a restore: what is not saved, and the bounds that hold now. Tells how many objects did not fit.
+    pub(crate) fn rebuild(&mut self, objects: usize, endpoints: usize) -> usize {
+        let before = self.services.len() + self.slices.len();
+        self.services = std::mem::take(&mut self.services).into_iter().take(objects).collect();
+        let slices = std::mem::take(&mut self.slices);
+        for (key, slice) in slices {
+            // What does not fit is told again by the new watch's list, and refused there.
+            if key == slice.key {
+                let _refused = self.put_slice(slice, objects, endpoints).is_err();
+            }
+        }
+        before - self.services.len() - self.slices.len()
+    }
+
+    /// Names of all services.
+    pub(crate) fn services(&self) -> impl Iterator<Item = &Key> + '_ {
+        self.services.keys()
+    }
+
+    /// Names of all slices.
+    pub(crate) fn slices(&self) -> impl Iterator<Item = &Key> + '_ {
+        self.slices.keys()
     }
 
     fn slices_of(&self, service: &Key) -> impl Iterator<Item = &Slice> + '_ {

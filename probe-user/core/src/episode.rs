@@ -8,11 +8,12 @@ use crate::endpoints::{Stage, reached};
 use crate::event::WatchHealth;
 use crate::limits::SECOND;
 use crate::pods::{Container, PodState};
-use crate::termination::{Outcome, State, Trigger};
+use crate::termination::{Name, Outcome, State, Trigger};
 use crate::time::Mono;
 use crate::wallclock::Offset;
 use probe_ebpf::class::{Class, Phase};
 use probe_ebpf::wire::Counters;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// Nothing came for so long: nothing more will. Above the longest gap between the SYNs of one connect (1, 2, 4 s) and
@@ -26,7 +27,7 @@ const TAIL_CONNECTIONS: u64 = 20;
 const TAIL_GAP_NS: u64 = SECOND;
 
 /// One end that is under way.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Episode {
     pub(crate) began: Mono,
     /// The wall clock that its stamps are told by; a later step does not tear them apart.
@@ -45,7 +46,7 @@ pub(crate) struct Episode {
     /// The service proxy sent traffic on purpose at some time.
     pub(crate) fallback: bool,
     /// What may have touched it.
-    pub(crate) troubles: BTreeSet<&'static str>,
+    pub(crate) troubles: BTreeSet<Name>,
     /// It waits for a last reading since then.
     pub(crate) last_reading_since: Option<Mono>,
 }
@@ -65,6 +66,11 @@ impl Episode {
             troubles: BTreeSet::new(),
             last_reading_since: None,
         }
+    }
+
+    /// Something may have touched it.
+    pub(crate) fn trouble(&mut self, name: &'static str) {
+        self.troubles.insert(name.into());
     }
 }
 

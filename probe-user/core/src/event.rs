@@ -142,6 +142,34 @@ pub enum Fact {
     },
 }
 
+impl Fact {
+    /// A monitor restored from a state without it will not learn it again, or only later than it happened: worth saving
+    /// the state soon. Counters are read again, and evidence is detail.
+    pub fn is_told_once(&self) -> bool {
+        match self {
+            Self::Pod(_)
+            | Self::PodGone { .. }
+            | Self::Service(_)
+            | Self::ServiceGone { .. }
+            | Self::Slice(_)
+            | Self::SliceGone { .. }
+            | Self::Watch { .. }
+            | Self::Cgroup { .. }
+            | Self::CgroupGone { .. }
+            | Self::Signal { .. }
+            | Self::Exit { .. }
+            | Self::Exited { .. }
+            | Self::Listener { .. }
+            | Self::Anomaly { .. } => true,
+            Self::Clock { .. }
+            | Self::Loss(_)
+            | Self::ProbeRefused(_)
+            | Self::Reading { .. }
+            | Self::KernelAnomalies { .. } => false,
+        }
+    }
+}
+
 /// Namespace and name of an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Key {
@@ -362,11 +390,15 @@ pub enum Anomaly {
     ClockStep,
     /// More pods, services, slices, endpoints or pending events than the bound.
     TooMany,
+    /// The kernel programs had not counted for a while: nobody had moved their end on, or pinned maps were of no use.
+    KernelSilent,
+    /// The kernel side does not have a slot or container that it was told to watch: its counts begin anew.
+    SlotLost,
 }
 
 impl Anomaly {
     /// Every kind, in their order.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::BadRecord,
         Self::BadObject,
         Self::BadCgroup,
@@ -381,6 +413,8 @@ impl Anomaly {
         Self::QueueFull,
         Self::ClockStep,
         Self::TooMany,
+        Self::KernelSilent,
+        Self::SlotLost,
     ];
 
     /// The label value, and the name in a termination's `anomalies`.
@@ -400,6 +434,8 @@ impl Anomaly {
             Self::QueueFull => "queue_full",
             Self::ClockStep => "clock_step",
             Self::TooMany => "too_many",
+            Self::KernelSilent => "kernel_silent",
+            Self::SlotLost => "slot_lost",
         }
     }
 }

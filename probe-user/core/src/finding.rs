@@ -1,12 +1,12 @@
 //! Findings: one conclusion each, with a stable code, what it rests on and what to do. Made when a termination ends.
 
 use crate::event::Workload;
-use crate::termination::{Evidence, PodName};
+use crate::termination::{Evidence, Name, PodName};
 use crate::wallclock::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// Worth knowing.
@@ -18,10 +18,10 @@ pub enum Severity {
 }
 
 /// One conclusion.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Finding {
     /// Stable, kebab-case.
-    pub code: &'static str,
+    pub code: Name,
     /// How bad.
     pub severity: Severity,
     /// When it was drawn.

@@ -1,6 +1,10 @@
 //! What ended: the newest terminations and restarts, with a bound on their number and on the evidence that they keep.
 
 use crate::termination::Termination;
+use crate::time::Mono;
+use crate::wallclock::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::VecDeque;
 
 /// Evidence that all kept items have together: about 4 MB. Beyond it the oldest items lose theirs.
@@ -31,11 +35,41 @@ impl Item for crate::termination::Restart {
 }
 
 /// A bounded list, oldest first.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(bound(serialize = "T: Item + Serialize", deserialize = "T: Item + DeserializeOwned"))]
 pub(crate) struct History<T> {
+    #[serde(with = "with_began")]
     items: VecDeque<T>,
+    /// A limit: not saved.
+    #[serde(skip)]
     limit: usize,
+    /// Follows from the items: not saved.
+    #[serde(skip)]
     evidence: usize,
+}
+
+/// Saves items together with when they began, which their JSON form leaves out.
+pub(crate) mod with_began {
+    use super::*;
+
+    pub(crate) fn serialize<T: Item + Serialize, S: Serializer>(
+        items: &VecDeque<T>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let began = |item: &T| (item.termination().began, item.termination().began_wall);
+        serializer.collect_seq(items.iter().map(|item| (began(item), item)))
+    }
+
+    pub(crate) fn deserialize<'de, T: Item + Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<VecDeque<T>, D::Error> {
+        let mut saved = VecDeque::<((Mono, Timestamp), T)>::deserialize(deserializer)?;
+        for ((began, began_wall), item) in &mut saved {
+            let item = item.termination_mut();
+            (item.began, item.began_wall) = (*began, *began_wall);
+        }
+        Ok(saved.into_iter().map(|(_, item)| item).collect())
+    }
 }
 
 impl<T: Item> History<T> {
@@ -51,6 +85,29 @@ impl<T: Item> History<T> {
         if !fits && let Some(oldest) = self.items.pop_front() {
             self.evidence -= oldest.termination().evidence.len();
         }
+        self.bound_evidence();
+        fits
+    }
+
+    /// After a restore: what is not saved, and the bounds that hold now, `evidence` being that of one item. Tells how many
+    /// items had to go.
+    pub(crate) fn rebuild(&mut self, limit: usize, evidence: usize) -> usize {
+        self.limit = limit.max(1);
+        let surplus = self.items.len().saturating_sub(self.limit);
+        self.items.drain(..surplus);
+        for item in &mut self.items {
+            let item = item.termination_mut();
+            let count = item.evidence.len().saturating_sub(evidence);
+            item.evidence.drain(..count);
+            item.evidence_dropped =
+                item.evidence_dropped.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+        }
+        self.evidence = self.items.iter().map(|item| item.termination().evidence.len()).sum();
+        self.bound_evidence();
+        surplus
+    }
+
+    fn bound_evidence(&mut self) {
         for item in &mut self.items {
             if self.evidence <= EVIDENCE {
                 break;
@@ -58,10 +115,10 @@ impl<T: Item> History<T> {
             let item = item.termination_mut();
             let count = item.evidence.len();
             self.evidence -= count;
-            item.evidence_dropped += u64::try_from(count).unwrap_or(u64::MAX);
+            item.evidence_dropped =
+                item.evidence_dropped.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
             item.evidence = Vec::new();
         }
-        fits
     }
 
     /// Newest first.

@@ -8,23 +8,37 @@
 use crate::time::Mono;
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::wire::{Counters, LOST, ON_NEW};
+use serde::{Deserialize, Serialize};
 
 const REFUSED: usize = Class::Refused as usize;
 
 /// The counters of one slot.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Ledger {
+    /// What the slots counted that it had before this one.
+    #[serde(skip_serializing_if = "is_zero")]
+    carried: Counters,
     raw: Counters,
     published: Counters,
     credited: Counters,
+    #[serde(skip_serializing_if = "is_zero")]
     base: Counters,
     read_at: Option<Mono>,
     read_before: Option<Mono>,
 }
 
+/// Usual for most pods: not saved, for the size.
+fn is_zero(counters: &Counters) -> bool {
+    *counters == Counters::default()
+}
+
 impl Ledger {
     /// Takes a reading. False if a counter went back (its old value then holds).
     pub(crate) fn take(&mut self, at: Mono, reading: &Counters) -> bool {
+        let mut sum = *reading;
+        each(&mut sum, &self.carried, |new, carried| *new = new.saturating_add(carried));
+        let reading = &sum;
         let before = self.raw.lost[REFUSED];
         let mut grew = true;
         each(&mut self.raw, reading, |old, new| {
@@ -39,6 +53,13 @@ impl Ledger {
         self.read_before = self.read_at;
         self.read_at = Some(at);
         grew
+    }
+
+    /// The slot is lost: the next reading is of another, which counts from zero.
+    pub(crate) fn change_slot(&mut self) {
+        // Nobody will see them close.
+        self.raw.closed = self.raw.opened.max(self.raw.closed);
+        self.carried = self.raw;
     }
 
     /// Nothing more can turn out to have been a probe: publishes everything.
@@ -187,6 +208,20 @@ mod tests {
         assert_eq!(refused(&ledger), 1);
         ledger.settle();
         assert_eq!(refused(&ledger), 1);
+    }
+
+    #[test]
+    fn another_slot_goes_on_where_the_lost_one_was() {
+        let mut ledger = Ledger::default();
+        ledger.take(Mono(1), &Counters { opened: 5, closed: 2, ..reading(3, 1) });
+        ledger.close_episode();
+        ledger.change_slot();
+        assert_eq!(ledger.open(), 0);
+        assert!(ledger.take(Mono(2), &Counters { opened: 1, ..reading(2, 0) }));
+        assert_eq!(ledger.open(), 1);
+        ledger.settle();
+        assert_eq!(refused(&ledger), 4, "3 and 2 refused, one of them a probe");
+        assert!(!ledger.take(Mono(3), &reading(1, 0)));
     }
 
     #[test]

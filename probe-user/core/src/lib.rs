@@ -19,6 +19,7 @@ pub mod monitor;
 mod pods;
 mod reorder;
 mod report;
+pub mod saved;
 mod series;
 mod slots;
 pub mod snapshot;

@@ -5,11 +5,15 @@
 //! order of event time once that is the reorder window past them; so the same facts give the same result, however their
 //! sources were interleaved.
 
+mod adopt;
 mod api;
 mod kernel;
 mod output;
+mod saved;
 mod settle;
 mod table;
+
+pub use adopt::{KernelTables, Known};
 
 use crate::advice::{WorkloadAdvice, advise, last_rollout};
 use crate::command::Command;
@@ -26,6 +30,7 @@ use crate::time::Mono;
 use crate::totals::{Totals, WorkloadIx};
 use crate::wallclock::WallClock;
 use probe_ebpf::wire::{SlotRef, anomaly as kernel_anomaly};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
@@ -39,7 +44,8 @@ pub struct WatchedSlot {
 }
 
 /// What became of the events that were handed in: `received` is the sum of the others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct EventCounts {
     /// Handed in.
     pub received: u64,
@@ -51,7 +57,7 @@ pub struct EventCounts {
     pub waiting: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 enum Timer {
     Pod(PodIx),
     Workload(WorkloadIx),
@@ -71,6 +77,8 @@ pub struct Monitor {
     anomalies: BTreeMap<Anomaly, u64>,
     /// Newest values of the kernel side's own counters.
     kernel: [u64; kernel_anomaly::NAMES.len()],
+    /// What they had when the kernel side began anew.
+    kernel_before: [u64; kernel_anomaly::NAMES.len()],
     /// How each watch is, and since when.
     watches: BTreeMap<(WatchKind, String), (WatchHealth, Mono)>,
     watch_restarts: BTreeMap<WatchKind, u64>,
@@ -103,6 +111,7 @@ impl Monitor {
             timers: BTreeSet::new(),
             anomalies: BTreeMap::new(),
             kernel: [0; kernel_anomaly::NAMES.len()],
+            kernel_before: [0; kernel_anomaly::NAMES.len()],
             watches: BTreeMap::new(),
             watch_restarts: BTreeMap::new(),
             endpoints: Endpoints::default(),
@@ -125,7 +134,7 @@ impl Monitor {
     /// container's cgroup (its processes start in a moment) and a deletion.
     pub fn handle(&mut self, event: Event) {
         let at = event.at;
-        self.counts.received += 1;
+        self.counts.received = self.counts.received.saturating_add(1);
         self.window.advance(at);
         self.run();
         self.identify(&event);
@@ -136,7 +145,7 @@ impl Monitor {
                 self.run();
             }
             Some(behind) => {
-                self.counts.behind += 1;
+                self.counts.behind = self.counts.behind.saturating_add(1);
                 self.note(Anomaly::BehindWindow, 1);
                 // What follows from it was not known before now.
                 self.now = self.window.watermark();
@@ -226,7 +235,7 @@ impl Monitor {
             match (self.window.due(), timer) {
                 (Some(event), timer) if timer.is_none_or(|(deadline, _)| event <= deadline) => {
                     if let Some(event) = self.window.pop() {
-                        self.counts.applied += 1;
+                        self.counts.applied = self.counts.applied.saturating_add(1);
                         self.apply(event);
                     }
                 }
@@ -320,6 +329,7 @@ impl Monitor {
             | Anomaly::BehindWindow
             | Anomaly::MapWrite
             | Anomaly::QueueFull
+            | Anomaly::KernelSilent
             | Anomaly::TooMany => self.trouble_all(kind.name()),
             // These touch one pod, which says so itself, or none.
             Anomaly::SlotsFull
@@ -328,13 +338,14 @@ impl Monitor {
             | Anomaly::CounterWentBack
             | Anomaly::EvidenceDropped
             | Anomaly::HistoryDropped
-            | Anomaly::ClockStep => {}
+            | Anomaly::ClockStep
+            | Anomaly::SlotLost => {}
         }
     }
 
     fn trouble_all(&mut self, name: &'static str) {
         for episode in self.pods.iter_mut().filter_map(|pod| pod.episode.as_mut()) {
-            episode.troubles.insert(name);
+            episode.trouble(name);
         }
     }
 

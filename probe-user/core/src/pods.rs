@@ -9,7 +9,8 @@ use crate::time::Mono;
 use crate::totals::WorkloadIx;
 use probe_ebpf::class::Class;
 use probe_ebpf::wire::SlotRef;
-use std::collections::{BTreeMap, VecDeque};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Containers of one pod that are kept, past instances until their end is concluded.
 pub(crate) const MAX_CONTAINERS: usize = 64;
@@ -21,7 +22,7 @@ pub(crate) const MAX_SERVICES: usize = 64;
 pub(crate) const MAX_LISTENERS: usize = 64;
 
 /// One container instance, known by its cgroup.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Container {
     pub(crate) cgroup: u64,
     pub(crate) id: String,
@@ -78,7 +79,8 @@ impl Container {
 }
 
 /// What a port of a pod is named by, besides its spec's list of ports.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct PortUse {
     /// By a probe.
     pub(crate) probe: bool,
@@ -87,7 +89,7 @@ pub(crate) struct PortUse {
 }
 
 /// A listener that closed with no other left on its port.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Unlisten {
     pub(crate) at: Mono,
     pub(crate) port: u16,
@@ -95,7 +97,8 @@ pub(crate) struct Unlisten {
 }
 
 /// Evidence since the pod's last end was over.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct EvidenceLog {
     pub(crate) items: VecDeque<(Mono, bool, Loss)>,
     pub(crate) dropped: u64,
@@ -110,15 +113,24 @@ impl EvidenceLog {
     /// Adds a record; false if the oldest had to go.
     pub(crate) fn push(&mut self, at: Mono, same_node: bool, loss: Loss, limit: usize) -> bool {
         self.received = self.received.saturating_add(1);
-        self.same_node += u64::from(same_node);
+        self.same_node = self.same_node.saturating_add(u64::from(same_node));
         self.last = self.last.max(Some(at));
         self.items.push_back((at, same_node, loss));
         let fits = self.items.len() <= limit;
         if !fits {
             self.items.pop_front();
-            self.dropped += 1;
+            self.dropped = self.dropped.saturating_add(1);
         }
         fits
+    }
+
+    /// After a restore: the bound that holds now. Tells how many had to go.
+    pub(crate) fn rebuild(&mut self, limit: usize) -> u64 {
+        let surplus = self.items.len().saturating_sub(limit);
+        self.items.drain(..surplus);
+        let surplus = u64::try_from(surplus).unwrap_or(u64::MAX);
+        self.dropped = self.dropped.saturating_add(surplus);
+        surplus
     }
 
     /// The refused attempt with this tuple was a probe's.
@@ -130,14 +142,16 @@ impl EvidenceLog {
         if let Some(place) = self.items.iter().rposition(|(_, _, loss)| is_same(loss))
             && let Some((_, same_node, _)) = self.items.remove(place)
         {
-            self.same_node -= u64::from(same_node);
+            self.same_node = self.same_node.saturating_sub(u64::from(same_node));
         }
     }
 }
 
 /// One pod.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct PodState {
+    /// Its place in the table.
+    #[serde(skip)]
     pub(crate) ix: PodIx,
     /// The API's uid; the cgroup's until that is known.
     pub(crate) uid: String,
@@ -240,7 +254,7 @@ impl PodState {
 }
 
 /// The table of pods.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Pods {
     list: Vec<Option<Box<PodState>>>,
     free: Vec<PodIx>,
@@ -317,6 +331,22 @@ impl Pods {
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut PodState> + '_ {
         self.list.iter_mut().filter_map(Option::as_deref_mut)
+    }
+
+    /// After a restore: what is not saved. False if an index leads nowhere.
+    pub(crate) fn rebuild(&mut self) -> bool {
+        for (ix, pod) in self.list.iter_mut().enumerate() {
+            if let Some(pod) = pod {
+                pod.ix = ix;
+            }
+        }
+        let is_pod = |ix: &PodIx| self.list.get(*ix).is_some_and(Option::is_some);
+        let holes: BTreeSet<PodIx> = (0..self.list.len()).filter(|ix| !is_pod(ix)).collect();
+        let free: BTreeSet<PodIx> = self.free.iter().copied().collect();
+        free == holes
+            && free.len() == self.free.len()
+            && self.by_uid.values().all(is_pod)
+            && self.by_cgroup.values().all(is_pod)
     }
 
     /// Places of all pods.

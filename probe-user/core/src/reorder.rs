@@ -5,6 +5,7 @@
 
 use crate::event::Event;
 use crate::time::Mono;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// How long an event waits for older ones: above the worst delay between a kernel stamp and its delivery to the core on
@@ -12,16 +13,29 @@ use std::collections::VecDeque;
 pub(crate) const WINDOW_NS: u64 = 100_000_000;
 
 /// Events that wait, oldest first.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Window {
     pending: VecDeque<Event>,
     watermark: Mono,
+    /// A limit: not saved.
+    #[serde(skip)]
     capacity: usize,
 }
 
 impl Window {
     pub(crate) fn new(capacity: usize) -> Self {
         Self { pending: VecDeque::new(), watermark: Mono(0), capacity: capacity.max(1) }
+    }
+
+    /// After a restore: the bound that holds now.
+    pub(crate) fn rebuild(&mut self, capacity: usize) {
+        self.capacity = capacity.max(1);
+        self.pending.make_contiguous().sort_by_key(|event| event.at);
+    }
+
+    /// Events that wait, oldest first.
+    pub(crate) fn pending(&self) -> impl Iterator<Item = &Event> + '_ {
+        self.pending.iter()
     }
 
     /// Takes an event; gives it back if it lies behind what was applied.
@@ -56,6 +70,13 @@ impl Window {
             self.watermark = self.watermark.max(event.at);
         }
         half
+    }
+
+    /// Lets all events be due although their time has not come.
+    pub(crate) fn let_go(&mut self) {
+        if let Some(event) = self.pending.back() {
+            self.watermark = self.watermark.max(event.at);
+        }
     }
 
     /// The moment of the oldest event, if it is due.

@@ -5,7 +5,7 @@ use crate::episode::End;
 use crate::event::Workload;
 use crate::pods::Container;
 use crate::termination::{
-    BySource, Connections, ContainerEnd, Evidence, Lost, PodName, Requests, State, Step, StepSource,
+    BySource, Connections, ContainerEnd, Evidence, Lost, Name, PodName, Requests, State, Step, StepSource,
     Termination, TimelineStep,
 };
 use crate::time::Mono;
@@ -129,11 +129,11 @@ fn lost(counters: &Counters) -> (Lost, u64) {
     (lost, inferred)
 }
 
-fn troubles(end: End<'_>, state: State, counters: &Counters) -> Vec<&'static str> {
+fn troubles(end: End<'_>, state: State, counters: &Counters) -> Vec<Name> {
     let mut troubles = end.episode.troubles.clone();
     let mut add = |is: bool, name: &'static str| {
         if is {
-            troubles.insert(name);
+            troubles.insert(name.into());
         }
     };
     add(!end.pod.was_watched, "not_watched");

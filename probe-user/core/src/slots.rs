@@ -3,6 +3,7 @@
 
 use crate::time::Mono;
 use probe_ebpf::wire::SlotRef;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// A driver that reads many times a second does so once more before it is told that the slot is gone.
@@ -11,15 +12,25 @@ const LEFTOVER_NS: u64 = 1_000_000_000;
 /// Index of a pod in the core's own table.
 pub(crate) type PodIx = usize;
 
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
+#[serde(default)]
 struct Entry {
+    #[serde(skip_serializing_if = "is_default")]
     generation: u32,
+    /// Follows from the pod: not saved.
+    #[serde(skip)]
     pod: Option<PodIx>,
+    #[serde(skip_serializing_if = "is_default")]
     released: Mono,
 }
 
+/// Most slots were never given away: nothing of them is saved.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// The table of slots.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Slots {
     entries: Vec<Entry>,
     free: VecDeque<u32>,
@@ -68,6 +79,25 @@ impl Slots {
         })
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// After a restore: the pod has the slot. False if it cannot be so.
+    pub(crate) fn own(&mut self, slot: SlotRef, pod: PodIx) -> bool {
+        let entry = self.entry_mut(slot.slot).filter(|entry| {
+            entry.pod.is_none() && entry.generation == slot.generation && entry.generation != 0
+        });
+        entry.is_some_and(|entry| entry.pod.replace(pod).is_none())
+    }
+
+    /// After a restore: each slot is either owned or free.
+    pub(crate) fn is_consistent(&self) -> bool {
+        let owned = (0..).zip(&self.entries).filter(|(_, entry)| entry.pod.is_some()).map(|(slot, _)| slot);
+        is_permutation(self.entries.len(), owned.chain(self.free.iter().copied()))
+    }
+
     /// Slots in use, by number.
     pub(crate) fn used(&self) -> impl Iterator<Item = (SlotRef, PodIx)> + '_ {
         (0..).zip(&self.entries).filter_map(|(slot, entry)| {
@@ -86,18 +116,45 @@ impl Slots {
 }
 
 /// The indexes of containers.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Indexes {
+    count: u32,
     free: VecDeque<u32>,
+}
+
+/// Every number below `count` comes once, and no other.
+pub(crate) fn is_permutation(count: usize, numbers: impl Iterator<Item = u32>) -> bool {
+    let mut seen = vec![false; count];
+    let mut left = count;
+    for number in numbers {
+        let place = usize::try_from(number).ok().and_then(|number| seen.get_mut(number));
+        match place {
+            Some(seen) if !*seen => *seen = true,
+            _ => return false,
+        }
+        left -= 1;
+    }
+    left == 0
 }
 
 impl Indexes {
     pub(crate) fn new(count: u32) -> Self {
-        Self { free: (0..count).collect() }
+        Self { count, free: (0..count).collect() }
     }
 
     pub(crate) fn take(&mut self) -> Option<u32> {
         self.free.pop_front()
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// After a restore: with these in use, each is either in use or free.
+    pub(crate) fn is_consistent(&self, used: impl Iterator<Item = u32>) -> bool {
+        let count = usize::try_from(self.count).unwrap_or(usize::MAX);
+        self.free.len() <= count && is_permutation(count, used.chain(self.free.iter().copied()))
     }
 
     pub(crate) fn release(&mut self, index: u32) {

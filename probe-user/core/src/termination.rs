@@ -6,11 +6,16 @@ use crate::time::Mono;
 use crate::wallclock::Timestamp;
 use probe_ebpf::class::{Class, Confidence, Phase};
 use serde::ser::SerializeMap as _;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+/// A name of a closed set; owned only where it was read back from saved state.
+pub type Name = Cow<'static, str>;
+
 /// What made Kubernetes stop the pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trigger {
     /// A deletion (rolling update, scale down, by hand).
@@ -39,7 +44,7 @@ impl Trigger {
 }
 
 /// How it ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Each container exited within its grace.
@@ -68,7 +73,7 @@ impl Outcome {
 }
 
 /// How far it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// The deletion was seen.
@@ -82,7 +87,7 @@ pub enum State {
 }
 
 /// What happened, in the timeline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
     /// Deletion was requested (1 s resolution).
@@ -112,7 +117,7 @@ pub enum Step {
 }
 
 /// Who saw a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepSource {
     /// A kernel program, at the moment itself.
@@ -122,7 +127,7 @@ pub enum StepSource {
 }
 
 /// Namespace, name and uid of a pod.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodName {
     /// Namespace.
     pub namespace: String,
@@ -133,7 +138,7 @@ pub struct PodName {
 }
 
 /// One step.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimelineStep {
     /// What.
     pub step: Step,
@@ -152,7 +157,7 @@ pub struct TimelineStep {
 }
 
 /// One container's end.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerEnd {
     /// Name.
     pub name: String,
@@ -169,7 +174,7 @@ pub struct ContainerEnd {
 }
 
 /// Connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connections {
     /// Open at the stop.
     pub open_at_stop: u64,
@@ -178,7 +183,7 @@ pub struct Connections {
 }
 
 /// Requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Requests {
     /// Arrived late and were answered.
     pub late_answered: u64,
@@ -210,8 +215,18 @@ impl Serialize for Lost {
     }
 }
 
+impl<'de> Deserialize<'de> for Lost {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut lost = Self::default();
+        for (class, count) in BTreeMap::<Class, u64>::deserialize(deserializer)? {
+            lost.0[class as usize] = count;
+        }
+        Ok(lost)
+    }
+}
+
 /// Lost attempts by where the client is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BySource {
     /// A pod of this node or the node itself.
     pub same_node: u64,
@@ -224,7 +239,7 @@ pub struct BySource {
 }
 
 /// Evidence of one lost attempt.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
     /// When it was lost.
     pub at: Timestamp,
@@ -272,7 +287,7 @@ impl Evidence {
 }
 
 /// One pod's end (or one container's, as an item of `/api/v1/restarts`).
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Termination {
     /// Which pod.
     pub pod: PodName,
@@ -325,7 +340,7 @@ pub struct Termination {
     /// No counted loss of information could have touched it.
     pub complete: bool,
     /// What was odd or missing.
-    pub anomalies: Vec<&'static str>,
+    pub anomalies: Vec<Name>,
     /// When it began, for order and filters.
     #[serde(skip)]
     pub began: Mono,
@@ -335,12 +350,12 @@ pub struct Termination {
 }
 
 /// An item of `/api/v1/restarts`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Restart {
     /// The container's end, in the shape of a termination.
     pub container_restart: Termination,
     /// Why it ended: `liveness`, `startup`, `exit`, `oom` or `unknown`.
-    pub reason: &'static str,
+    pub reason: Name,
 }
 
 /// Which items are wanted. The default wants all.

@@ -1,11 +1,14 @@
 //! The workloads' totals and the life of their series: born at 0, held at 0 until a scrape has seen that, gone some time
 //! after the workload's last pod. What does not fit the series limit counts under `~other`, so that sums stay right.
 
+mod saved;
+
 use crate::catalogue::{LAG_BUCKETS, OTHER};
 use crate::limits::SECOND;
 use crate::series::{self, COUNTERS, HISTOGRAMS};
 use crate::snapshot::{Exemplar, Series, Value};
 use crate::time::Mono;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Longest scrape interval that is cared for (two minutes, the staleness bound of Prometheus being five), and some.
@@ -23,7 +26,7 @@ pub(crate) type WorkloadIx = usize;
 /// Namespace, name and kind: the order of the labels.
 pub(crate) type WorkloadKey = [String; 3];
 
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 enum Life {
     /// Not exported yet.
     #[default]
@@ -84,11 +87,15 @@ impl Workload {
 }
 
 /// All workloads.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Totals {
     list: Vec<Option<Box<Workload>>>,
+    /// Follows from the list, as `lines` does: not saved.
+    #[serde(skip)]
     by_key: BTreeMap<WorkloadKey, WorkloadIx>,
+    #[serde(skip)]
     lines: usize,
+    #[serde(skip)]
     limit: usize,
     dropped: u64,
     /// Lost requests of all workloads.
@@ -128,7 +135,7 @@ impl Totals {
         let workload = Box::new(Workload::new(key.clone()));
         let lines = workload.lines();
         if self.lines + lines > self.limit {
-            self.dropped += u64::try_from(lines).unwrap_or(u64::MAX);
+            self.dropped = self.dropped.saturating_add(u64::try_from(lines).unwrap_or(u64::MAX));
             self.overflow();
             return OVERFLOW;
         }
@@ -212,7 +219,8 @@ impl Totals {
         }
         let seconds = seconds(ns);
         let histogram = &mut target.histograms[histogram];
-        histogram.counts[LAG_BUCKETS.partition_point(|bound| *bound < seconds)] += 1;
+        let count = &mut histogram.counts[LAG_BUCKETS.partition_point(|bound| *bound < seconds)];
+        *count = count.saturating_add(1);
         histogram.sum += seconds;
         self.account(ix, born, fits, HISTOGRAM_LINES);
     }
@@ -222,7 +230,7 @@ impl Totals {
             self.lines += lines;
         }
         if born && !fits {
-            self.dropped += 1;
+            self.dropped = self.dropped.saturating_add(1);
         }
     }
 

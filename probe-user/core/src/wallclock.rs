@@ -1,15 +1,15 @@
 //! From monotonic to wall clock time, by the newest sample, and its text form (RFC 3339 with nanoseconds, UTC).
 
 use crate::time::Mono;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A jump of the wall clock against the monotonic clock that is counted as a step.
 const STEP_NS: u64 = 1_000_000_000;
 const NS: i64 = 1_000_000_000;
 const DAY: i64 = 86_400;
 
-/// Unix time in nanoseconds; written as RFC 3339 with nine decimals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Unix time in nanoseconds; written as RFC 3339 with nine decimals where people read it, as the number in saved state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(pub i64);
 
 impl std::fmt::Display for Timestamp {
@@ -25,7 +25,18 @@ impl std::fmt::Display for Timestamp {
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        if serializer.is_human_readable() {
+            serializer.collect_str(self)
+        } else {
+            self.0.serialize(serializer)
+        }
+    }
+}
+
+/// From the number alone: nothing reads the text form back.
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        i64::deserialize(deserializer).map(Self)
     }
 }
 
@@ -45,7 +56,7 @@ fn civil(days: i64) -> (i64, i64, i64) {
 }
 
 /// Difference between the two clocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offset(i64);
 
 impl Offset {
@@ -56,7 +67,8 @@ impl Offset {
 }
 
 /// The newest sample of the wall clock.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct WallClock {
     offset: Option<Offset>,
 }

@@ -1,9 +1,9 @@
 //! `/status`: one JSON document that says what runs, what does not and why, and what was lost on the way.
 
-use super::{App, error, json_response};
+use super::{App, Start, error, json_response};
 use crate::clock::mono_now;
 use crate::exposition::own::VERSION;
-use crate::kernel::HookState;
+use crate::kernel::{Heritage, HookState};
 use crate::kube::table::kind_name;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -62,6 +62,7 @@ pub async fn status(State(app): State<App>) -> Response {
                 "why": start.kernel_error,
             },
             "cgroups": {"state": if start.cgroup_error.is_some() { "failed" } else { "active" }, "why": start.cgroup_error},
+            "pins": pins(start),
             "hooks": hooks,
             "sources": sources,
             "ring_records": kernel.records,
@@ -72,6 +73,21 @@ pub async fn status(State(app): State<App>) -> Response {
             },
         }),
     )
+}
+
+fn pins(start: &Start) -> Value {
+    let Some((directory, heritage)) = &start.pins else {
+        let state = if start.pin_error.is_some() { "failed" } else { "disabled" };
+        return json!({"state": state, "why": start.pin_error});
+    };
+    let (heritage, why) = match heritage {
+        Heritage::Unpinned | Heritage::None => ("none", None),
+        Heritage::Adopted => ("adopted", None),
+        Heritage::Upgraded => ("upgraded", None),
+        Heritage::Silent => ("silent", Some("no agent came for 15 minutes: the programs had stopped")),
+        Heritage::Foreign(why) => ("foreign", Some(why.as_str())),
+    };
+    json!({"state": "active", "directory": directory, "heritage": heritage, "why": why})
 }
 
 fn state_of(state: &HookState) -> (&'static str, Option<&str>) {

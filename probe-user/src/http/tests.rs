@@ -56,6 +56,8 @@ impl Servers {
             kernel_error: Some("built without kernel programs".into()),
             hooks: vec![hook],
             cgroup_error: None,
+            pins: None,
+            pin_error: None,
         };
         let app = App { links, table: Arc::default(), start: Arc::new(start) };
         let (stop, stopping) = watch::channel(false);

@@ -40,7 +40,7 @@ impl CheckItem {
 #[must_use]
 pub fn probe_kernel(config: &KernelConfig) -> Vec<CheckItem> {
     let mut items = vec![release(), btf_item(), lockdown(), capabilities(), cgroups(config), memlock()];
-    match Kernel::load(config) {
+    match Kernel::load(config, None) {
         Ok(kernel) => items.extend(kernel.hooks().iter().map(|hook| {
             let name = format!("hook {}", hook.name);
             match &hook.state {

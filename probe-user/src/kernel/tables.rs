@@ -3,9 +3,10 @@
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use probe_core::command::Command;
+use probe_core::monitor::KernelTables;
 use probe_ebpf::wire::{
-    self, CLOSED_NS, Closed, Container, Counters, HOST_SCOPE, NONE, PORT_DECLARED, PORT_PROBE, PORT_SERVICE,
-    Port, PortKey, SLOT_DELETING, SLOT_SERVED, Slot, SlotRef, Tuple, anomaly,
+    self, CLOSED_NS, Closed, Container, Control, Counters, HOST_SCOPE, NONE, PORT_DECLARED, PORT_PROBE,
+    PORT_SERVICE, Port, PortKey, SLOT_DELETING, SLOT_SERVED, Slot, SlotRef, Tuple, anomaly,
 };
 use std::net::IpAddr;
 use thiserror::Error;
@@ -46,7 +47,7 @@ pub struct ReadError {
 /// A value of the wire format as aya wants it.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct Plain<T>(T);
+pub(super) struct Plain<T>(pub(super) T);
 
 macro_rules! plain {
     ($($name:ty),*) => { $(
@@ -54,7 +55,7 @@ macro_rules! plain {
         unsafe impl aya::Pod for Plain<$name> {}
     )* };
 }
-plain!(Slot, Container, Counters, SlotRef, PortKey, Port, Tuple, Closed);
+plain!(Control, Slot, Container, Counters, SlotRef, PortKey, Port, Tuple, Closed);
 
 /// How full a map is.
 pub struct MapUsage {
@@ -80,7 +81,8 @@ pub(super) struct Tables {
     epoch: Array<MapData, u32>,
 }
 
-fn take<T: TryFrom<Map, Error = MapError>>(
+/// Takes a map out of the object, with a type.
+pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
     ebpf: &mut aya::Ebpf,
     name: &'static str,
 ) -> Result<T, TableError> {
@@ -104,6 +106,21 @@ impl Tables {
         })
     }
 
+    /// Slots and containers that are given away.
+    pub(super) fn held(&self) -> KernelTables {
+        let states = (0..wire::SLOTS).zip(self.slots.iter());
+        let slots = states.filter_map(|(slot, state)| {
+            let generation = state.ok()?.0.generation;
+            (generation != 0).then_some(SlotRef { slot, generation })
+        });
+        KernelTables {
+            slots: slots.collect(),
+            containers: self.cgroups.iter().filter_map(Result::ok).collect(),
+        }
+    }
+
+    /// Makes one change. One that was made already changes nothing: an agent may be killed between a change and the
+    /// moment at which it would have remembered it, and its successor makes it again.
     pub(super) fn apply(&mut self, command: &Command) -> Result<(), ApplyError> {
         match *command {
             Command::WatchSlot { slot } => self.watch(slot),
@@ -121,6 +138,11 @@ impl Tables {
                 self.add_port(slot, host_network, port, flags.fold(PORT_DECLARED, |all, flag| all | flag))
             }
             Command::AddContainer { container, cgroup, slot } => {
+                let known = self.containers.get(&container, 0).map_err(failed("read a container"))?.0;
+                let is_known = (known.slot, known.generation) == (slot.slot, slot.generation);
+                if is_known && self.cgroups.get(&cgroup, 0).is_ok_and(|index| index == container) {
+                    return Ok(());
+                }
                 let state =
                     Container { slot: slot.slot, generation: slot.generation, stop_ns: 0, exit_ns: 0 };
                 self.containers.set(container, Plain(state), 0).map_err(failed("add a container"))?;
@@ -145,6 +167,9 @@ impl Tables {
 
     /// Counters first, so that nothing is added to the old ones once the generation is valid.
     fn watch(&mut self, slot: SlotRef) -> Result<(), ApplyError> {
+        if self.generation(slot)? >= slot.generation {
+            return Ok(());
+        }
         self.counters.set(slot.slot, Plain(Counters::default()), 0).map_err(failed("zero counters"))?;
         let state = Slot { generation: slot.generation, flags: 0 };
         self.slots.set(slot.slot, Plain(state), 0).map_err(failed("give a slot away"))
@@ -162,6 +187,9 @@ impl Tables {
 
     /// Generation first: from then on no entry that names the slot is valid, and the order of the rest does not matter.
     fn forget(&mut self, slot: SlotRef) -> Result<(), ApplyError> {
+        if ![0, slot.generation].contains(&self.generation(slot)?) {
+            return Ok(());
+        }
         self.slots.set(slot.slot, Plain(Slot::default()), 0).map_err(failed("take a slot back"))?;
         let old = |entry: SlotRef| entry == slot;
         for key in keys(&self.namespaces, |value| old(value.0)) {
@@ -182,6 +210,11 @@ impl Tables {
             let _gone = self.closed.remove(&tuple);
         }
         Ok(())
+    }
+
+    /// The generation that has the slot now; 0 if none has.
+    fn generation(&self, slot: SlotRef) -> Result<u32, ApplyError> {
+        self.slots.get(&slot.slot, 0).map(|state| state.0.generation).map_err(failed("read a slot"))
     }
 
     fn remove_address(&mut self, address: IpAddr, slot: SlotRef) -> Result<(), ApplyError> {
@@ -219,6 +252,9 @@ impl Tables {
             }
             _ => fresh,
         };
+        if value.flags | flags == value.flags {
+            return Ok(());
+        }
         value.flags |= flags;
         self.ports.insert(key, Plain(value), 0).map_err(failed("add a port"))
     }

@@ -3,7 +3,8 @@
 
 use crate::clock::mono_now;
 use crate::kube::watch::{Shared, Watch};
-use probe_core::event::{Anomaly, Event, Fact};
+use probe_core::event::{Anomaly, Event, Fact, Key, WatchKind};
+use probe_core::monitor::Known;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -23,8 +24,19 @@ struct Active {
 }
 
 /// Follows `wanted` until its sender or the driver is gone; `linger` is how long idle watches stay.
-pub async fn run(shared: Shared, mut wanted: watch::Receiver<Option<BTreeSet<String>>>, linger: Duration) {
+/// `known` is what the core knows from before the agent began: its namespaces are watched from the start, as those whose
+/// last pod has just left, so that what is gone meanwhile is told.
+pub async fn run(
+    shared: Shared,
+    mut wanted: watch::Receiver<Option<BTreeSet<String>>>,
+    linger: Duration,
+    known: &Known,
+) {
     let mut active: BTreeMap<String, Active> = BTreeMap::new();
+    for namespace in namespaces_of(known).into_iter().take(NAMESPACES_MAX) {
+        let entry = Active { idle_since: Some(Instant::now()), ..begin(&shared, &namespace, known) };
+        active.insert(namespace, entry);
+    }
     let mut refused: BTreeSet<String> = BTreeSet::new();
     loop {
         let now = wanted.borrow_and_update().clone();
@@ -33,8 +45,9 @@ pub async fn run(shared: Shared, mut wanted: watch::Receiver<Option<BTreeSet<Str
                 now.iter().filter(|namespace| !refused.contains(*namespace)).cloned().collect::<Vec<_>>()
             {
                 if active.len() < NAMESPACES_MAX || active.contains_key(&namespace) {
-                    let entry =
-                        active.entry(namespace).or_insert_with_key(|namespace| begin(&shared, namespace));
+                    let entry = active
+                        .entry(namespace)
+                        .or_insert_with_key(|namespace| begin(&shared, namespace, &Known::default()));
                     entry.idle_since = None;
                 } else if shared.sink.send(too_many()).await.is_ok() {
                     tracing::warn!(
@@ -67,11 +80,24 @@ pub async fn run(shared: Shared, mut wanted: watch::Receiver<Option<BTreeSet<Str
     }
 }
 
-fn begin(shared: &Shared, namespace: &str) -> Active {
+/// Namespaces that the core knows a Service, a slice or a watch of.
+fn namespaces_of(known: &Known) -> BTreeSet<String> {
+    let objects = known.services.iter().chain(&known.slices).map(|key| &key.namespace);
+    let watches = known.watches.iter().filter(|(kind, _)| *kind != WatchKind::Pods);
+    objects.chain(watches.map(|(_, namespace)| namespace)).cloned().collect()
+}
+
+fn begin(shared: &Shared, namespace: &str, known: &Known) -> Active {
     let (stop, stopping) = watch::channel(false);
-    let services = Watch::services(shared.clone(), namespace).run_until(stopping.clone());
-    let slices = Watch::endpoint_slices(shared.clone(), namespace).run_until(stopping);
-    Active { stop, tasks: [tokio::spawn(services), tokio::spawn(slices)], idle_since: None }
+    let here = |keys: &BTreeSet<Key>| -> Vec<(Key, String)> {
+        let of_it = keys.iter().filter(|key| key.namespace == namespace);
+        of_it.map(|key| (key.clone(), String::new())).collect()
+    };
+    let services = Watch::services(shared.clone(), namespace).remembering(here(&known.services));
+    let slices = Watch::endpoint_slices(shared.clone(), namespace).remembering(here(&known.slices));
+    let tasks =
+        [tokio::spawn(services.run_until(stopping.clone())), tokio::spawn(slices.run_until(stopping))];
+    Active { stop, tasks, idle_since: None }
 }
 
 /// Waits until both have said their last word: a new watch of the namespace must not come before it.

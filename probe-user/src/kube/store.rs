@@ -35,6 +35,13 @@ impl Known {
         Self { kind, objects: BTreeMap::new(), dead: VecDeque::new() }
     }
 
+    /// The core knows this object from before the agent began: unless a list shows it, it is gone. Its uid may be empty.
+    pub fn remember(&mut self, key: Key, uid: String) {
+        if self.objects.len() < OBJECTS_MAX {
+            self.objects.insert(key, Entry { uid, version: None, reported: true });
+        }
+    }
+
     /// An object was listed, added or changed: adds the facts that follow to `facts` and returns its name, if it has one.
     pub fn changed(&mut self, json: &str, facts: &mut Vec<Fact>) -> Option<Key> {
         let Some(identity) = reduce::identity(json) else {
@@ -80,7 +87,9 @@ impl Known {
                 return;
             }
             // The same name with another uid: the deletion of the old one was missed.
-            Some(entry) if entry.uid != identity.uid && !identity.uid.is_empty() => self.forget(key, facts),
+            Some(entry) if entry.uid != identity.uid && !entry.uid.is_empty() && !identity.uid.is_empty() => {
+                self.forget(key, facts);
+            }
             Some(_) => {}
             None if self.objects.len() >= OBJECTS_MAX => {
                 facts.push(Fact::Anomaly { kind: Anomaly::TooMany, count: 1 });
@@ -212,6 +221,29 @@ mod tests {
             .collect();
         known.listed(&seen, &mut facts);
         assert_eq!(summary(&mut facts), ["pod ub", "pod ud", "gone uc"]);
+    }
+
+    #[test]
+    fn what_the_core_knew_before_is_told_anew_or_gone() {
+        let (mut known, mut facts) = (Known::new(WatchKind::Pods), Vec::new());
+        for (name, uid) in [("a", "ua"), ("b", "ub"), ("c", "uc")] {
+            known.remember(Key { namespace: "n".into(), name: name.into() }, uid.into());
+        }
+        let seen = [pod("a", "ua", "5"), pod("b", "other", "6")]
+            .iter()
+            .filter_map(|json| known.changed(json, &mut facts))
+            .collect();
+        known.listed(&seen, &mut facts);
+        assert_eq!(summary(&mut facts), ["pod ua", "gone ub", "pod other", "gone uc"]);
+
+        let mut known = Known::new(WatchKind::EndpointSlices);
+        known.remember(Key { namespace: "n".into(), name: "s-1".into() }, String::new());
+        known.changed(&slice("1", Some("web")), &mut facts);
+        assert_eq!(summary(&mut facts), ["slice web"], "no uid was known: it may be the same");
+        known.remember(Key { namespace: "n".into(), name: "s-2".into() }, String::new());
+        known.changed(&slice("2", None), &mut facts);
+        known.listed(&BTreeSet::new(), &mut facts);
+        assert_eq!(summary(&mut facts), ["slice gone s-1", "slice gone s-2"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use futures::io::AsyncReadExt as _;
 use kube::Client;
 use kube::core::Request;
 use kube::core::params::{ListParams, WatchParams};
-use probe_core::event::{Anomaly, Event, Fact, WatchHealth, WatchKind};
+use probe_core::event::{Anomaly, Event, Fact, Key, WatchHealth, WatchKind};
 use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
@@ -78,6 +78,15 @@ impl Watch {
     pub fn endpoint_slices(shared: Shared, namespace: &str) -> Self {
         let path = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices");
         Self::new(shared, WatchKind::EndpointSlices, namespace, path)
+    }
+
+    /// The core knows these objects from before the agent began: the first list tells which of them are gone.
+    #[must_use]
+    pub fn remembering(mut self, objects: impl IntoIterator<Item = (Key, String)>) -> Self {
+        for (key, uid) in objects {
+            self.known.remember(key, uid);
+        }
+        self
     }
 
     fn new(shared: Shared, kind: WatchKind, namespace: &str, path: String) -> Self {

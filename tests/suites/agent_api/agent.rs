@@ -34,6 +34,8 @@ impl Agent {
             series_limit: 5000,
             series_ttl: Duration::from_secs(600),
             grace: Duration::ZERO,
+            pin_dir: None,
+            silence: Duration::from_secs(1),
             ring_bytes: 1 << 20,
             kernel_log: false,
         };

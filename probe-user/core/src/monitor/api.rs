@@ -149,7 +149,7 @@ impl Monitor {
         }
         episode.seen = Some(at);
         if !synced {
-            episode.troubles.insert("seen_late");
+            episode.trouble("seen_late");
         }
         let requested = deletion
             .deadline_unix_s
@@ -203,10 +203,10 @@ impl Monitor {
         let has_gap =
             !self.is_synced(WatchKind::Pods, "") || !self.is_synced(WatchKind::EndpointSlices, namespace);
         if has_gap {
-            episode.troubles.insert("watch_gap");
+            episode.trouble("watch_gap");
         }
         if pod.containers.iter().any(|container| container.index.is_none()) && pod.slot.is_some() {
-            episode.troubles.insert(Anomaly::ContainersFull.name());
+            episode.trouble(Anomaly::ContainersFull.name());
         }
         episode.fallback = pod.fallback.is_some();
         pod.episode = Some(episode);
@@ -316,14 +316,15 @@ impl Monitor {
         self.watches.insert(key.clone(), (health, at));
         let is_broken = health == WatchHealth::Broken;
         if is_broken {
-            *self.watch_restarts.entry(watch).or_default() += 1;
+            let restarts = self.watch_restarts.entry(watch).or_default();
+            *restarts = restarts.saturating_add(1);
         }
         for ix in self.pods.places() {
             self.with_pod(ix, |monitor, pod| {
                 let namespace = pod.fact.as_ref().map_or("", |fact| fact.key.namespace.as_str());
                 let concerns = watch == WatchKind::Pods || key.1 == namespace;
                 if let (true, true, Some(episode)) = (concerns, is_broken, pod.episode.as_mut()) {
-                    episode.troubles.insert("watch_gap");
+                    episode.trouble("watch_gap");
                 }
                 if concerns && pod.episode.is_some() {
                     monitor.evaluate(pod, at);

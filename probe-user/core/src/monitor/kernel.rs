@@ -217,7 +217,7 @@ impl Monitor {
         let Some(pod) = self.pods.get_mut(ix) else { return };
         let grew = pod.ledger.take(at, counters);
         if !grew && let Some(episode) = pod.episode.as_mut() {
-            episode.troubles.insert(Anomaly::CounterWentBack.name());
+            episode.trouble(Anomaly::CounterWentBack.name());
         }
         if !grew {
             self.note(Anomaly::CounterWentBack, 1);
@@ -284,13 +284,15 @@ impl Monitor {
     }
 
     pub(super) fn handle_kernel_anomalies(&mut self, values: &[u64]) {
-        for (index, (old, new)) in (0u32..).zip(self.kernel.iter_mut().zip(values)).collect::<Vec<_>>() {
-            let grew = *new > *old;
-            *old = (*old).max(*new);
+        let sums: Vec<u64> =
+            values.iter().zip(&self.kernel_before).map(|(new, before)| new.saturating_add(*before)).collect();
+        for (index, (old, new)) in (0u32..).zip(self.kernel.iter_mut().zip(sums)).collect::<Vec<_>>() {
+            let grew = new > *old;
+            *old = (*old).max(new);
             // A stale entry was met and ignored: that touches no pod that is.
             if grew && index != anomaly::STALE_ENTRY {
                 for episode in self.pods.iter_mut().filter_map(|pod| pod.episode.as_mut()) {
-                    episode.troubles.insert(anomaly::NAMES[index as usize]);
+                    episode.trouble(anomaly::NAMES[index as usize]);
                 }
             }
         }

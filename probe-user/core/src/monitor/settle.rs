@@ -74,7 +74,7 @@ impl Monitor {
             return Some(deadline);
         }
         if let Some(episode) = pod.episode.as_mut() {
-            episode.troubles.insert("no_last_reading");
+            episode.trouble("no_last_reading");
         }
         None
     }
@@ -185,13 +185,13 @@ impl Monitor {
             let mut item = report(end, Scope::Container(container), State::Ended, &self.node);
             if over.len() > 1 {
                 // Counters are the pod's: what each of them lost cannot be told apart.
-                item.anomalies.push("counts_shared");
+                item.anomalies.push("counts_shared".into());
                 item.complete = false;
             }
             // A job that is done was not restarted and lost nothing: no item.
             let is_done = pod.terminal.is_some() && report::exit_code(end, container) == Some(0);
             if !is_done || item.lost.total() > 0 {
-                items.push(Restart { container_restart: item, reason });
+                items.push(Restart { container_restart: item, reason: reason.into() });
             }
         }
         for item in items {

@@ -120,7 +120,7 @@ impl Monitor {
             None => {
                 self.note(Anomaly::ContainersFull, 1);
                 if let Some(episode) = &mut pod.episode {
-                    episode.troubles.insert(Anomaly::ContainersFull.name());
+                    episode.trouble(Anomaly::ContainersFull.name());
                 }
             }
         }

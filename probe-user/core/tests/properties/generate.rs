@@ -1,0 +1,217 @@
+//! Generators of events: any fact at any time, from few pods, addresses and slots, so that facts meet. Nothing of them is
+//! as a real cluster would have it.
+
+use probe_core::event::{
+    Address, Anomaly, ContainerStatus, Deletion, Endpoint, Event, Fact, Key, Loss, Pod, Service, Slice,
+    WatchHealth, WatchKind, Workload,
+};
+use probe_core::limits::{Limits, SECOND};
+use probe_core::time::Mono;
+use probe_ebpf::class::{Class, Confidence, Phase};
+use probe_ebpf::wire::{Counters, SlotRef};
+use proptest::prelude::*;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Small bounds, so that arbitrary lists meet them.
+pub(crate) fn limits() -> Limits {
+    Limits {
+        history: 3,
+        series: 160,
+        series_ttl_ns: 20 * SECOND,
+        evidence: 2,
+        pods: 4,
+        slots: 3,
+        containers: 5,
+        objects: 3,
+        endpoints: 4,
+        ..Limits::default()
+    }
+}
+
+pub(crate) fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![8 => 0u64..6, 1 => Just(u64::MAX), 1 => any::<u64>()]
+}
+
+fn small() -> impl Strategy<Value = u32> {
+    prop_oneof![12 => 0u32..4, 1 => any::<u32>()]
+}
+
+fn slot() -> impl Strategy<Value = SlotRef> {
+    let generation = prop_oneof![6 => Just(1u32), 1 => small()];
+    (small(), generation).prop_map(|(slot, generation)| SlotRef { slot, generation })
+}
+
+fn uid() -> impl Strategy<Value = String> {
+    prop_oneof![12 => (0u8..5).prop_map(|n| format!("u{n}")), 1 => Just(String::new())]
+}
+
+fn address() -> impl Strategy<Value = IpAddr> {
+    (0u8..4).prop_map(|n| IpAddr::V4(Ipv4Addr::new(10, 0, 0, n)))
+}
+
+fn key() -> impl Strategy<Value = Key> {
+    (0u8..2, 0u8..4)
+        .prop_map(|(namespace, name)| Key { namespace: format!("ns{namespace}"), name: format!("x{name}") })
+}
+
+fn container() -> impl Strategy<Value = ContainerStatus> {
+    (0u8..2, 0u8..5, 0u32..3, prop::option::of(any::<i32>()), prop::option::of(any::<bool>())).prop_map(
+        |(name, id, restarts, exit_code, started)| ContainerStatus {
+            name: format!("c{name}"),
+            id: if id == 0 { String::new() } else { format!("id{id}") },
+            restarts,
+            terminated_reason: if id == 1 { "OOMKilled".to_owned() } else { String::new() },
+            exit_code,
+            started,
+        },
+    )
+}
+
+prop_compose! {
+    fn pod()(
+        uid in uid(),
+        workload in 0u8..6,
+        host_network in prop::bool::weighted(0.1),
+        addresses in prop::collection::vec(address(), 0..3),
+        ports in prop::collection::vec(any::<u16>(), 0..3),
+        deletion in prop::option::of((prop_oneof![4 => 990i64..1100, 1 => any::<i64>()], prop_oneof![4 => 0i64..40, 1 => any::<i64>()])),
+        terminal in prop::bool::weighted(0.15),
+        ready in any::<bool>(),
+        disruption in prop_oneof![6 => Just(""), 1 => Just("Terminated"), 1 => Just("EvictionByEvictionAPI")],
+        grace_seconds in prop_oneof![5 => 0u32..60, 1 => any::<u32>()],
+        containers in prop::collection::vec(container(), 0..3),
+    ) -> Pod {
+        Pod {
+            cgroup_uid: uid.clone(),
+            key: Key { namespace: "ns0".to_owned(), name: format!("pod-{uid}") },
+            uid,
+            workload: Workload { kind: "Deployment".to_owned(), name: format!("w{workload}") },
+            host_network,
+            addresses,
+            probe_ports: ports.clone(),
+            ports,
+            deletion: deletion.map(|(deadline_unix_s, grace_seconds)| Deletion { deadline_unix_s, grace_seconds }),
+            terminal,
+            ready,
+            disruption: disruption.to_owned(),
+            grace_seconds,
+            containers,
+            ..Pod::default()
+        }
+    }
+}
+
+prop_compose! {
+    fn loss()(slot in slot(), container in prop::option::of(small()), peer in address(), local in address(),
+              port in 0u16..4, class in 0usize..10, confidence in 0usize..2, phase in 0usize..3, late in any::<bool>()) -> Loss {
+        Loss {
+            slot,
+            container,
+            peer: Address { ip: peer, port },
+            local: Address { ip: local, port: 8080 },
+            request: 1,
+            class: Class::ALL[class],
+            confidence: Confidence::ALL[confidence],
+            phase: Phase::ALL[phase],
+            late,
+            late_connection: late,
+            unread: 0,
+            unacked: 0,
+            attempted: None,
+        }
+    }
+}
+
+fn counters() -> impl Strategy<Value = Counters> {
+    (prop::collection::vec((0usize..10, 0usize..3, 0usize..2, number()), 0..4), number(), number(), 0u64..40)
+        .prop_map(|(lost, opened, probes, last)| {
+            let mut counters = Counters { opened, probes_refused: [0, probes, 1], ..Counters::default() };
+            counters.late_connections[1][1] = opened;
+            counters.late_requests[0][1] = probes;
+            counters.last_new_ns = last * SECOND;
+            for (class, phase, confidence, count) in lost {
+                counters.lost[class][phase][confidence] = count;
+            }
+            counters
+        })
+}
+
+fn slice() -> impl Strategy<Value = Slice> {
+    let endpoint = (uid(), any::<bool>(), any::<bool>(), any::<bool>())
+        .prop_map(|(pod_uid, ready, serving, terminating)| Endpoint { pod_uid, ready, serving, terminating });
+    (key(), 0u8..3, prop::collection::vec(endpoint, 0..3)).prop_map(|(key, service, endpoints)| Slice {
+        key,
+        service: format!("s{service}"),
+        ports: vec![80],
+        endpoints,
+    })
+}
+
+fn watch() -> impl Strategy<Value = Fact> {
+    let kinds = [WatchKind::Pods, WatchKind::Services, WatchKind::EndpointSlices];
+    let healths = [WatchHealth::Synced, WatchHealth::Broken, WatchHealth::Ended];
+    (0usize..3, 0usize..3).prop_map(move |(kind, health)| Fact::Watch {
+        watch: kinds[kind],
+        namespace: if kind == 0 { String::new() } else { "ns0".to_owned() },
+        health: healths[health],
+    })
+}
+
+pub(crate) fn from_api() -> impl Strategy<Value = Fact> {
+    prop_oneof![
+        6 => pod().prop_map(|pod| Fact::Pod(Box::new(pod))),
+        2 => uid().prop_map(|uid| Fact::PodGone { uid }),
+        1 => (key(), any::<bool>(), any::<bool>()).prop_map(|(key, headless, publish_not_ready)| {
+            Fact::Service(Service { key, headless, publish_not_ready })
+        }),
+        1 => key().prop_map(|key| Fact::ServiceGone { key }),
+        3 => slice().prop_map(Fact::Slice),
+        1 => key().prop_map(|key| Fact::SliceGone { key }),
+        2 => watch(),
+        1 => prop_oneof![3 => 0i64..10, 1 => any::<i64>()].prop_map(|s| Fact::Clock { unix_ns: s.saturating_add(1000).saturating_mul(1_000_000_000) }),
+    ]
+}
+
+pub(crate) fn from_kernel() -> impl Strategy<Value = Fact> {
+    let signals = prop_oneof![3 => Just(15u32), 1 => Just(9), 1 => any::<u32>()];
+    prop_oneof![
+        4 => (0u64..8, uid(), 0u8..5).prop_map(|(id, pod_uid, container)| Fact::Cgroup {
+            id,
+            pod_uid,
+            container_id: if container == 0 { String::new() } else { format!("id{container}") },
+        }),
+        1 => (0u64..8).prop_map(|id| Fact::CgroupGone { id }),
+        3 => (slot(), small(), signals, any::<bool>(), number()).prop_map(|(slot, container, signal, ignored, open)| {
+            Fact::Signal { slot, container, signal, ignored, open }
+        }),
+        3 => (slot(), small(), any::<u32>(), number()).prop_map(|(slot, container, status, open)| {
+            Fact::Exit { slot, container, status, open }
+        }),
+        1 => (slot(), small(), number()).prop_map(|(slot, container, at)| {
+            Fact::Exited { slot, container, exited: Mono(at) }
+        }),
+        1 => (slot(), prop::option::of(small()), any::<u16>(), any::<bool>()).prop_map(|(slot, container, port, open)| {
+            Fact::Listener { slot, container, port, open, listeners: 0 }
+        }),
+        2 => loss().prop_map(Fact::Loss),
+        1 => loss().prop_map(Fact::ProbeRefused),
+        4 => (slot(), counters()).prop_map(|(slot, counters)| Fact::Reading { slot, counters: Box::new(counters) }),
+        1 => prop::collection::vec(number(), 0..12).prop_map(|values| Fact::KernelAnomalies { values }),
+        1 => (0usize..Anomaly::ALL.len(), number()).prop_map(|(kind, count)| Fact::Anomaly { kind: Anomaly::ALL[kind], count }),
+    ]
+}
+
+/// Events with distinct moments, some milliseconds to some ten seconds apart.
+pub(crate) fn events(count: usize) -> impl Strategy<Value = Vec<Event>> {
+    let gap = prop_oneof![8 => 1u64..40_000_000, 2 => 1u64..20 * SECOND];
+    let fact = prop_oneof![from_api(), from_kernel()];
+    prop::collection::vec((gap, fact), 1..count).prop_map(|list| {
+        let mut at = SECOND;
+        list.into_iter()
+            .map(|(gap, fact)| {
+                at += gap;
+                Event { at: Mono(at), fact }
+            })
+            .collect()
+    })
+}
