@@ -148,8 +148,8 @@ pub struct Offsets {
     pub drop_reasons: [u64; 4],
     /// Number of the drop reason "queue purged", or [`ABSENT`]: a socket's own queue, or one of a device that went.
     pub queue_purge: u32,
-    /// Zero.
-    pub reserved2: u32,
+    /// Number of the drop reason "the socket is closed", or [`ABSENT`].
+    pub tcp_close: u32,
     /// Number of these programs with these settings, never 0; see `wire::Control`.
     pub instance: u64,
 }
@@ -166,7 +166,7 @@ impl Offsets {
         stop_signals: 0,
         drop_reasons: [0; 4],
         queue_purge: ABSENT,
-        reserved2: 0,
+        tcp_close: ABSENT,
         instance: 0,
     };
 }

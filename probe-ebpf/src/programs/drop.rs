@@ -1,4 +1,5 @@
-//! `tp_btf/kfree_skb` (reason since 5.17): packets that were on their way to a stopped pod whose address is gone.
+//! `tp_btf/kfree_skb` (reason since 5.17): packets that were on their way to a stopped pod whose address is gone, and
+//! requests that a socket dropped on its way to TIME_WAIT.
 //!
 //! A dropped SYN is an attempt that nobody will answer; its retransmissions carry the same sequence number and count
 //! once. Which reasons can mean "address gone" is resolved by name from BTF. Rate: the node's drops; those of other
@@ -20,7 +21,14 @@ pub(crate) fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
     }
     let skb: *const u8 = ctx.arg(0);
     let reason: u32 = ctx.arg(2);
-    if skb.is_null() || !load::drop_reason_matters(reason) {
+    if skb.is_null() {
+        return 0;
+    }
+    if reason == load::tcp_close() {
+        on_closed(skb);
+        return 0;
+    }
+    if !load::drop_reason_matters(reason) {
         return 0;
     }
     // Another node on this kernel may have pods with the same addresses.
@@ -43,6 +51,24 @@ pub(crate) fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
         data(&port, &packet);
     }
     0
+}
+
+/// A segment waited for the socket's lock while another CPU closed it, and no reset answers it. What the client does next
+/// may say nothing of it: it reads the end of file and closes with a reset of its own.
+#[inline(always)]
+fn on_closed(skb: *const u8) {
+    let Some((cookie, _)) = packet::device(skb) else { return };
+    let Some(packet) = packet::parse(skb) else { return };
+    if packet.payload == 0 || packet.flags & (SYN | RST) != 0 {
+        return;
+    }
+    let Some(scope) = identity::scope_of_packet(cookie, packet.destination) else { return };
+    let Some(port) = identity::port(scope, packet.destination_port) else { return };
+    if packet.source == packet.destination || load::is_loopback(packet.source) {
+        return;
+    }
+    // SAFETY: a live map value.
+    stale(unsafe { &*port }, &packet, Confidence::Observed);
 }
 
 #[inline(always)]

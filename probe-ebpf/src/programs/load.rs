@@ -46,6 +46,7 @@ setting!(hierarchy: u32);
 setting!(host_net: u64);
 setting!(stop_signals: u64);
 setting!(queue_purge: u32);
+setting!(tcp_close: u32);
 setting!(instance: u64);
 
 /// These are the programs that count. Asked first by every program.

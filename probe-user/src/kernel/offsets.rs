@@ -35,6 +35,7 @@ pub(super) fn resolve(btf: &Btf, v1_controller: Option<&str>) -> Result<Offsets,
         }
     }
     offsets.queue_purge = btf.enumerator("skb_drop_reason", "SKB_DROP_REASON_QUEUE_PURGE").unwrap_or(ABSENT);
+    offsets.tcp_close = btf.enumerator("skb_drop_reason", "SKB_DROP_REASON_TCP_CLOSE").unwrap_or(ABSENT);
     Ok(offsets)
 }
 
