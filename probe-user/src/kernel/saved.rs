@@ -61,20 +61,21 @@ impl Saved {
 
     /// Saves.
     pub(super) fn save(&mut self, bytes: &[u8]) -> Result<(), SaveError> {
-        let too_long = || SaveError::TooLong(bytes.len());
-        let count = u32::try_from(bytes.len().div_ceil(SAVED_CHUNK)).map_err(|_| too_long())?;
+        let chunks = bytes.chunks(SAVED_CHUNK);
+        let (Ok(count), Ok(length)) = (u32::try_from(chunks.len()), u32::try_from(bytes.len())) else {
+            return Err(SaveError::TooLong(bytes.len()));
+        };
         if count > HALF {
-            return Err(too_long());
+            return Err(SaveError::TooLong(bytes.len()));
         }
         let half = 1 - self.half;
-        for (key, part) in (half * HALF..).zip(bytes.chunks(SAVED_CHUNK)) {
+        for (key, part) in (half * HALF..).zip(chunks) {
             let mut chunk = [0; SAVED_CHUNK];
             chunk[..part.len()].copy_from_slice(part);
             self.map.insert(key, chunk, 0)?;
         }
         let mut header = [0; SAVED_CHUNK];
         header[..4].copy_from_slice(&half.to_ne_bytes());
-        let length = u32::try_from(bytes.len()).map_err(|_| too_long())?;
         header[4..8].copy_from_slice(&length.to_ne_bytes());
         self.map.insert(HEADER, header, 0)?;
         self.half = half;

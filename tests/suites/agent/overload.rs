@@ -192,10 +192,10 @@ fn burst(site: &Site, target: SocketAddr, attempts: u64) -> anyhow::Result<Tally
         .wait()
 }
 
-/// Clients end with a FIN: after a request that the server's closing socket swallowed, it is all that the kernel programs see of it (docs/kernel.md).
 fn sources() -> String {
     let addresses: Vec<String> = (2..2 + SOURCES).map(|host| format!("10.78.0.{host}")).collect();
-    format!("--source {}", addresses.join(","))
+    // Without TIME_WAIT no port waits a minute for its next use; and a client's reset hides what a closing socket dropped.
+    format!("--linger0 --source {}", addresses.join(","))
 }
 
 /// Requests that nobody answers in the life of their server. They are under way when this returns.
