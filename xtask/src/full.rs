@@ -16,12 +16,13 @@ use crate::{launch, process, suites};
 /// The step that runs every test.
 const TEST: &str = "test";
 /// Report name, program, arguments.
-const STEPS: [(&str, &str, &[&str]); 6] = [
+const STEPS: [(&str, &str, &[&str]); 7] = [
     ("demo-delay-1", "demo", &["--delay", "1"]),
     ("demo-delay-3", "demo", &["--delay", "3"]),
     ("demo-delay-8", "demo", &["--delay", "8"]),
     ("demo-blind", "demo", &["--blind"]),
     ("demo-repeat-10", "demo", &["--repeat", "10"]),
+    ("accuracy", "accuracy", &[]),
     ("bench", "bench", &[]),
 ];
 

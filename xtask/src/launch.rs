@@ -1,4 +1,4 @@
-//! `cargo xtask demo` and `bench`: set-up, release build as the user, then the program as root with the arguments given.
+//! `cargo xtask demo`, `accuracy` and `bench`: set-up, release build as the user, then the program as root with the arguments given.
 //!
 //! The programs themselves live in the test world's crate; their flags, output and exit status are theirs.
 

@@ -62,10 +62,16 @@ enum Command {
     #[command(after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench --report bench.json\n  \
                             cargo xtask bench -- --help  the benchmark's own flags")]
     Bench(LaunchArgs),
+    /// Set up, then join every lost request of many servers, shutdown styles and clients with its cause
+    #[command(after_help = "Examples:\n  cargo xtask accuracy\n  cargo xtask accuracy --quick\n  \
+                            cargo xtask accuracy --only go/shutdown\n  \
+                            cargo xtask accuracy -- --help  the matrix's own flags\n\n\
+                            With DRAINSCOPE_REQUIRE=all a server that is not installed is a failure, not a skip.")]
+    Accuracy(LaunchArgs),
     /// Formatting, lints (BPF target included), dependency policy, house rules
     #[command(after_help = "Examples:\n  cargo xtask check\n  cargo xtask check --yes")]
     Check(ConsentArgs),
-    /// Everything long: all tests, the demo in all its forms, the benchmark; reports go into reports/
+    /// Everything long: all tests, the demo in all its forms, the matrix, the benchmark; reports go into reports/
     #[command(after_help = "Examples:\n  cargo xtask full --yes\n  cargo xtask full demo-blind bench")]
     Full(FullArgs),
 }
@@ -136,6 +142,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Test { consent, harness_args } => suites::run(&consent.setup(), &harness_args),
         Command::Demo(args) => launch::exec(&args.consent.setup(), "demo", &args.args),
         Command::Bench(args) => launch::exec(&args.consent.setup(), "bench", &args.args),
+        Command::Accuracy(args) => launch::exec(&args.consent.setup(), "accuracy", &args.args),
         Command::Check(consent) => check::run(&consent.setup()),
         Command::Full(full) => full::run(&full.consent.setup(), &full.steps),
     }

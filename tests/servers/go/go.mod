@@ -1,0 +1,3 @@
+module drainscope/accuracy/server
+
+go 1.21

@@ -1,0 +1,255 @@
+//! Rows at work: a Deployment, its clients, one rolling update, the wait until the agent has settled the ends, the join.
+//!
+//! Rows of a stage share the world and the agent, and run beside each other: so many at a time under load, any number settling.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use serde_json::{Value, json};
+use world::World;
+use world::agent::{Agent, Termination};
+use world::controllers::{Deployment, PodRef};
+use world::judge::{self, Verdict};
+use world::kubelet::Step;
+
+use crate::clients::{Load, Tally};
+use crate::report::Outcome;
+use crate::rows::{Row, Stage};
+use crate::servers::Servers;
+use crate::unrouted;
+use crate::verdict::{LOST, Measured};
+
+/// The namespace of everything.
+const NAMESPACE: &str = "shop";
+/// Pods of a row.
+const REPLICAS: usize = 3;
+/// Source addresses that rows take in turn: two rows at a time never share one.
+pub(crate) const SOURCES: u8 = 64;
+/// No pod becomes Ready sooner after its start.
+const READY_AFTER_SECONDS: u64 = 1;
+/// Load before the update: long enough for every client's first connection.
+const BEFORE: Duration = Duration::from_millis(1500);
+/// Load after the last rule is gone.
+const AFTER: Duration = Duration::from_millis(500);
+/// The bound on everything that the world does by itself.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The bound on the agent's settling: it waits for 10 s of quiet by itself, and gives up after 120 s.
+const SETTLING: Duration = Duration::from_secs(150);
+/// How often the agent is asked.
+const POLL: Duration = Duration::from_millis(500);
+/// Losses without a partner that a report shows of each side.
+const SHOWN: usize = 8;
+
+/// World, agent and programs of a run.
+pub(crate) struct Site {
+    // Dropped first: the agent needs the world, not the other way round.
+    pub(crate) agent: Agent,
+    pub(crate) world: World,
+    pub(crate) servers: Servers,
+    /// The load generator.
+    pub(crate) load: PathBuf,
+    /// Where what both sides said of a wrong row is kept.
+    pub(crate) save: Option<PathBuf>,
+}
+
+/// Endpoints' delay, delay of a sandbox's removal, rows under load at a time.
+fn conditions(stage: Stage) -> (Duration, Duration, usize) {
+    match stage {
+        Stage::Usual => (Duration::from_secs(1), Duration::from_secs(2), 4),
+        Stage::Saturating => (Duration::from_secs(1), Duration::from_secs(5), 1),
+        Stage::AddressGone => (Duration::from_secs(2), Duration::ZERO, 2),
+    }
+}
+
+/// Room for so many at a time.
+struct Places {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl Places {
+    fn take(&self) {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.freed.wait_while(free, |free| *free == 0).unwrap_or_else(PoisonError::into_inner);
+        *free -= 1;
+    }
+
+    fn give(&self) {
+        *self.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.freed.notify_one();
+    }
+}
+
+/// Runs the rows of one stage; the outcomes are in the rows' order.
+pub(crate) fn stage(site: &Site, stage: Stage, rows: &[Row]) -> Vec<Outcome> {
+    let (endpoints, sandbox, at_a_time) = conditions(stage);
+    site.world.delays().proxy.set(endpoints);
+    site.world.delays().sandbox.set(sandbox);
+    let places = Places { free: Mutex::new(at_a_time), freed: Condvar::new() };
+    let next = AtomicUsize::new(0);
+    let outcomes = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..rows.len() {
+            scope.spawn(|| {
+                places.take();
+                // Taken with the place, so that rows begin in their order.
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(&row) = rows.get(index) else { return places.give() };
+                eprintln!("accuracy: {}", row.name());
+                let loaded = load(site, row, index);
+                places.give();
+                let outcome = loaded.and_then(|loaded| judge(site, row, loaded));
+                let outcome = match outcome {
+                    Ok((measured, unmatched)) => Outcome { row, measured: Ok(measured), unmatched },
+                    Err(error) => Outcome { row, measured: Err(error), unmatched: Vec::new() },
+                };
+                eprintln!("accuracy: {} {}", row.name(), if outcome.holds() { "ok" } else { "WRONG" });
+                outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((index, outcome));
+            });
+        }
+    });
+    let mut outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
+    outcomes.sort_by_key(|(index, _)| *index);
+    outcomes.into_iter().map(|(_, outcome)| outcome).collect()
+}
+
+/// What is left when a row's load is over.
+struct Loaded {
+    deployment: Deployment,
+    /// The pods of before the update.
+    old: Vec<PodRef>,
+    tally: Tally,
+}
+
+/// The part of a row that takes the machine's time.
+fn load(site: &Site, row: Row, index: usize) -> anyhow::Result<Loaded> {
+    let Site { world, .. } = site;
+    let name = row.workload();
+    let template = template(site, row);
+    let mut deployment =
+        Deployment::create(world.store(), world.node_name(), NAMESPACE, &name, REPLICAS, &template)?;
+    let service = world.service(NAMESPACE, &name, &name)?;
+    deployment.wait_ready(PATIENCE)?;
+    world.wait_routed(&name, deployment.pods(), PATIENCE)?;
+    watched(site, &name)?;
+
+    let source = Ipv4Addr::new(10, 78, 0, 2 + u8::try_from(index % usize::from(SOURCES))?);
+    let target = SocketAddr::from((service.v4, service.port));
+    let mut load = Load::start(world, &site.load, &name, row.clients, target, &source.to_string())?;
+    load.run_for(BEFORE)?;
+    let old = deployment.rollout(&template, PATIENCE)?;
+    deployment.wait_gone(&old, PATIENCE)?;
+    for pod in &old {
+        for v4 in [true, false] {
+            world.wait_step(
+                pod,
+                PATIENCE,
+                |step| matches!(step, Step::Rules { used: false, address, .. } if address.is_ipv4() == v4),
+            )?;
+        }
+    }
+    load.run_for(AFTER)?;
+    let tally = load.stop()?;
+    Ok(Loaded { deployment, old, tally })
+}
+
+/// The pods of a row. As in most clusters it takes them longer to become Ready than the endpoints lag: an update that outruns the endpoints
+/// would leave a service without any live endpoint for a while, and closed loops would do nothing but be refused.
+fn template(site: &Site, row: Row) -> Value {
+    let mut template = site.servers.template(&row).to_value();
+    template["spec"]["containers"][0]["readinessProbe"]["initialDelaySeconds"] = json!(READY_AFTER_SECONDS);
+    template
+}
+
+/// Waits until the agent has the workload's series: it knows the pods.
+fn watched(site: &Site, name: &str) -> anyhow::Result<()> {
+    let label = format!("target_workload=\"{name}\"");
+    let deadline = Instant::now() + PATIENCE;
+    while !site.agent.metrics()?.has(LOST, &[&label, "phase=\"terminating\""]) {
+        ensure!(Instant::now() < deadline, "the agent does not know {name}: {}", site.agent.log());
+        thread::sleep(POLL);
+    }
+    Ok(())
+}
+
+/// Waits for the ends, joins them with the clients' tally, and removes the pods.
+fn judge(site: &Site, row: Row, loaded: Loaded) -> anyhow::Result<(Measured, Vec<String>)> {
+    let Loaded { mut deployment, old, mut tally } = loaded;
+    let name = row.workload();
+    let ends = ended(site, &name, &old)?;
+    // A new series is held at 0 until a scrape has shown it.
+    site.agent.metrics()?;
+    let metrics = site.agent.metrics()?;
+    let unrouted = unrouted::take(&mut tally.attempts, &unrouted::noted(&site.world)?);
+    let verdict = judge::join(&tally.attempts, &ends);
+    let mut measured = Measured::new(&row, &tally, &verdict, &ends, &metrics);
+    measured.unrouted = u64::try_from(unrouted.len())?;
+    deployment.delete_pods()?;
+    if let Some(directory) = site.save.as_deref().filter(|_| !measured.wrongs(&row.style).is_empty()) {
+        save(directory, &name, &tally, site)?;
+    }
+    Ok((measured, unmatched(&verdict, &ends)))
+}
+
+/// The ends of these pods, once they are settled. Only this workload's are asked for: a run has many.
+fn ended(site: &Site, name: &str, pods: &[PodRef]) -> anyhow::Result<Vec<Termination>> {
+    let path = format!("/api/v1/terminations?namespace={NAMESPACE}&workload={name}");
+    let deadline = Instant::now() + SETTLING;
+    loop {
+        let mut listing = site.agent.api(&path)?;
+        ensure!(listing["truncated"] == false, "the list of terminations is cut");
+        let known: Vec<Termination> =
+            serde_json::from_value(listing["items"].take()).context("terminations")?;
+        let of = |pod: &PodRef| known.iter().find(|end| end.pod.uid == pod.uid).cloned();
+        let found: Vec<Termination> = pods.iter().filter_map(of).collect();
+        if found.len() == pods.len() && found.iter().all(|end| end.state == "ended") {
+            return Ok(found);
+        }
+        let states: Vec<_> = found.iter().map(|end| (&end.pod.name, &end.state)).collect();
+        ensure!(Instant::now() < deadline, "not ended after {SETTLING:?}: {states:?} of {}", pods.len());
+        thread::sleep(POLL);
+    }
+}
+
+/// Losses without a partner, in words, with the timelines of the pods that could have been meant.
+fn unmatched(verdict: &Verdict, ends: &[Termination]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for attempt in verdict.client_only.iter().take(SHOWN) {
+        lines.push(format!(
+            "client only: {} request {} {:?} at {:?}, errno {:?}, sent {}, received {}, began {} ns, ended {} ns (CLOCK_MONOTONIC)",
+            attempt.local, attempt.nth, attempt.error, attempt.stage, attempt.errno, attempt.sent, attempt.received,
+            attempt.t_ns, attempt.end_ns
+        ));
+    }
+    for (pod, item) in verdict.agent_only.iter().take(SHOWN) {
+        lines.push(format!(
+            "agent only:  {} request {} {} {} {} of {pod} at {}",
+            item.peer, item.request, item.confidence, item.class, item.phase, item.at
+        ));
+    }
+    if !lines.is_empty() {
+        for end in ends {
+            let steps: Vec<String> =
+                end.timeline.iter().map(|step| format!("{} {}", step.at, step.step)).collect();
+            lines.push(format!("{} ({}): {}", end.pod.name, end.outcome, steps.join(", ")));
+        }
+    }
+    lines
+}
+
+/// Keeps the failed attempts, the terminations and the agent's log.
+fn save(directory: &Path, name: &str, tally: &Tally, site: &Site) -> anyhow::Result<()> {
+    let file = |suffix: &str| directory.join(format!("{name}.{suffix}"));
+    fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+    let ends = site.agent.api(&format!("/api/v1/terminations?namespace={NAMESPACE}&workload={name}"))?;
+    fs::write(file("terminations.json"), serde_json::to_string_pretty(&ends)?)?;
+    fs::write(file("attempts.json"), serde_json::to_string_pretty(&json!(tally.attempts))?)?;
+    fs::write(directory.join("agent.log"), site.agent.log())?;
+    Ok(())
+}
