@@ -149,8 +149,10 @@ fn lost(
     closing: &Closing,
     (class, confidence, phase): (Class, Confidence, Phase),
 ) {
-    // A request that was read has its number; one that was not is the next.
+    // A request that was read has its number, also if only a part of it was; one that was not is the next.
+    let is_begun = closing.read && !closing.written_since_read;
     let was_read = matches!(class, Class::Unanswered | Class::Truncated)
+        || is_begun
         || (matches!(class, Class::Abandoned) && closing.unread == 0);
     if !was_read || connection.request == 0 {
         if !was_read {
@@ -234,7 +236,10 @@ pub(super) fn gone(sk: *const u8) {
     let unread = unread_of(tp, fin);
     let found = if unread > 0 {
         decide::data_after_close(connection.verdict())
-    } else if matches!(connection.verdict(), Verdict::Pending) && !load::client_has_reset(sk) {
+    } else if matches!(connection.verdict(), Verdict::Pending)
+        && !load::client_has_reset(sk)
+        && !answer_arrived(tp)
+    {
         Some(decide::died_pending())
     } else {
         None
@@ -242,6 +247,12 @@ pub(super) fn gone(sk: *const u8) {
     if let Some((class, confidence)) = found {
         after_close(connection, class, confidence, unread);
     }
+}
+
+/// All but our FIN, which is the last of the sequence, was acknowledged. FINs that cross pass no FIN_WAIT2.
+#[inline(always)]
+fn answer_arrived(tp: *const u8) -> bool {
+    direct::<u32>(tp, Field::WriteSeq).wrapping_sub(direct(tp, Field::SndUna)) <= 1
 }
 
 /// Counts what a closed connection lost after its close, once.

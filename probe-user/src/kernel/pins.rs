@@ -26,7 +26,7 @@ use super::tables::Plain;
 
 /// Maps that are pinned, all but the settings, which are of one instance; with the bytes of their keys and values where
 /// user space reads them.
-const MAPS: [(&str, Option<(usize, usize)>); 14] = [
+const MAPS: [(&str, Option<(usize, usize)>); 15] = [
     ("CONTROL", Some((4, size_of::<Control>()))),
     ("SAVED", Some((4, SAVED_CHUNK))),
     ("SLOTS", Some((4, size_of::<Slot>()))),
@@ -41,6 +41,8 @@ const MAPS: [(&str, Option<(usize, usize)>); 14] = [
     ("ANOMALIES", Some((4, 8))),
     ("RING", None),
     ("CONNECTIONS", None),
+    // The debug log, so that adopted programs write to a ring that is read.
+    ("AYA_LOGS", None),
 ];
 
 /// The directory cannot be used.

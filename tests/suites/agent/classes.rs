@@ -1,6 +1,7 @@
 //! Each class of loss, made on purpose by a server that ends that way: named as such, each one joined with its attempt.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -21,7 +22,10 @@ const AFTER: Duration = Duration::from_secs(1);
 const LEAST: u64 = 20;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![trial("each class is named as it was made, attempt by attempt", each_class)]
+    vec![
+        trial("each class is named as it was made, attempt by attempt", each_class),
+        trial("an answer that arrived is no loss, though the FINs crossed", crossed_fins),
+    ]
 }
 
 /// What came of one way to end.
@@ -75,6 +79,58 @@ fn each_class() -> anyhow::Result<()> {
     site.finish()
 }
 
+/// The server answers and closes, the client closes before it sees the server's FIN: FIN_WAIT1, CLOSING, CLOSE, and never FIN_WAIT2. That the
+/// answer arrived is told by the client's FIN only: its bare acknowledgements are dropped.
+fn crossed_fins() -> anyhow::Result<()> {
+    let site = Site::start()?;
+    let name = "crossed";
+    let mut deployment = site.deploy(name, 1, &PodTemplate::testserver(name, &["--on-term", "linger:3"]))?;
+    let pod = deployment.pods()[0].clone();
+    let target = address_of(&site.world, &pod)?;
+    let rule = format!(
+        "table ip {name} {{ chain fins {{ type filter hook forward priority 0; \
+         ip saddr {0} tcp flags & fin == fin drop; \
+         ip daddr {0} tcp flags & (syn | fin | psh) == 0 drop; }}; }}",
+        target.ip()
+    );
+    let pods = deployment.delete_pods()?;
+    wait_stopped(&site.world, &pod)?;
+    nft(&site, &rule)?;
+    site.world.node().client().inside(|| (0..LEAST).try_for_each(|_| ask_and_close(target)))??;
+    // The server's FINs get through with their next retransmission.
+    nft(&site, &format!("delete table ip {name}"))?;
+    deployment.wait_gone(&pods, SOON)?;
+    let (_, ends) = site.judge(name, &[], &pods)?;
+    ensure!(ends[0].requests.late_answered == LEAST, "{:#?}", ends[0]);
+    ensure!(ends[0].lost_total() == 0 && ends[0].complete, "{:#?}", ends[0]);
+    site.finish()
+}
+
+/// One request whose answer ends the connection; closed as soon as the answer is there.
+fn ask_and_close(target: SocketAddr) -> anyhow::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&target, SOON)?;
+    stream.set_read_timeout(Some(SOON))?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: crossed\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    let mut part = [0; 1024];
+    // The header ends with an empty line, the body is one line.
+    while !String::from_utf8_lossy(&answer)
+        .split_once("\r\n\r\n")
+        .is_some_and(|(_, body)| body.ends_with('\n'))
+    {
+        let count = stream.read(&mut part)?;
+        ensure!(count > 0, "the answer is cut: {:?}", String::from_utf8_lossy(&answer));
+        answer.extend_from_slice(&part[..count]);
+    }
+    Ok(())
+}
+
+fn nft(site: &Site, command: &str) -> anyhow::Result<()> {
+    let status = site.world.node_command("nft").arg(command).status()?;
+    ensure!(status.success(), "nft {command}: {status}");
+    Ok(())
+}
+
 impl Scene {
     /// One pod, asked at its own address until a while after its stop signal.
     fn direct(
@@ -115,8 +171,7 @@ impl Scene {
             "table ip {name} {{ chain requests {{ type filter hook forward priority 0; ip daddr {} ip length > 100 drop; }}; }}",
             target.ip()
         );
-        let status = site.world.node_command("nft").arg(rule).status()?;
-        ensure!(status.success(), "nft: {status}");
+        nft(site, &rule)?;
         let mut load = Load::start(&site.world, target, "--new 12 --new-rate 20")?;
         load.run_for(AFTER)?;
         let tally = load.stop()?;
