@@ -26,7 +26,7 @@ pub struct Control {
 }
 
 /// Chunks of what the agent saves of its own state; the kernel programs do not look at it. See `kernel::saved` of the agent.
-pub const SAVED_CHUNKS: u32 = 4096;
+pub const SAVED_CHUNKS: u32 = 16_384;
 /// Bytes of such a chunk: with the map's own bytes just below a page.
 pub const SAVED_CHUNK: usize = 3968;
 

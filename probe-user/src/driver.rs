@@ -34,6 +34,8 @@ const TERMINATING_NS: u64 = SECOND / 4;
 const ALL_NS: u64 = SECOND;
 /// After a fact that is told once, until the state is saved: what comes together is saved together.
 const SAVE_NS: u64 = SECOND / 20;
+/// Between saves, in times of what the last one took: a state full of evidence takes a twentieth of a core at most.
+const SAVE_SHARE: u64 = 20;
 /// Between samples of the wall clock, and sweeps of the memory of closed connections.
 const SLOW_NS: u64 = 10 * SECOND;
 /// At the end, how long the core may still want to be called: longer than its reorder window, shorter than any grace.
@@ -90,6 +92,8 @@ pub struct Driver {
     /// Wall clock minus monotonic clock, as last sampled.
     clock_offset: Option<i128>,
     ticks: Ticks,
+    /// What saving the state took last.
+    save_cost_ns: u64,
 }
 
 /// When what is due next.
@@ -127,6 +131,7 @@ impl Driver {
             ring_full: 0,
             clock_offset: None,
             ticks: Ticks::default(),
+            save_cost_ns: 0,
         };
         (driver, links)
     }
@@ -181,7 +186,8 @@ impl Driver {
     fn handle(&mut self, event: Event) {
         self.others.note(&event.fact);
         if event.fact.is_told_once() {
-            self.ticks.save = self.ticks.save.min(mono_now().after(SAVE_NS));
+            let soon = SAVE_NS.max(self.save_cost_ns.saturating_mul(SAVE_SHARE));
+            self.ticks.save = self.ticks.save.min(mono_now().after(soon));
         }
         match &event.fact {
             Fact::Cgroup { id, .. } => {
@@ -345,12 +351,21 @@ impl Driver {
 
     /// Leaves word for a successor.
     fn save(&mut self) {
-        self.ticks.save = mono_now().after(ALL_NS);
-        let Some(kernel) = &mut self.kernel else { return };
-        if let Err(error) = kernel.save(|| self.monitor.save()) {
+        let Some(kernel) = &mut self.kernel else {
+            self.ticks.save = mono_now().after(ALL_NS);
+            return;
+        };
+        let began = mono_now();
+        let saved = kernel.save(|| self.monitor.save());
+        self.save_cost_ns = mono_now().since(began);
+        let mut next = ALL_NS.max(self.save_cost_ns.saturating_mul(SAVE_SHARE));
+        if let Err(error) = saved {
             tracing::warn!(%error, "a restarted agent would miss what was counted since the state was saved last");
             self.note(Fact::Anomaly { kind: Anomaly::MapWrite, count: 1 });
+            next = SLOW_NS;
         }
+        // Last: noting the failure asks to be saved soon, too.
+        self.ticks.save = mono_now().after(next);
     }
 
     /// Has the kernel programs go on.

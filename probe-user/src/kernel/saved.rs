@@ -16,7 +16,7 @@ type Chunk = [u8; SAVED_CHUNK];
 #[derive(Debug, Error)]
 pub enum SaveError {
     /// More than the map takes.
-    #[error("{0} bytes of state are more than the map takes (8 MB)")]
+    #[error("{0} bytes of state are more than the map takes (32 MB)")]
     TooLong(usize),
     /// The map refused.
     #[error("save the agent's state: {0}")]
