@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod apiserver;
+pub mod clients;
 pub mod controllers;
 pub mod judge;
 pub mod kubelet;

@@ -111,6 +111,7 @@ pub struct World {
     node_name: String,
     delays: Delays,
     services: AtomicU16,
+    load_program: PathBuf,
 }
 
 impl World {
@@ -121,6 +122,7 @@ impl World {
         if !testserver.is_file() {
             bail!("the program {} does not exist", testserver.display());
         }
+        let load_program = testserver.with_file_name("load");
         let node = Arc::new(Node::start(&NodeConfig { prefix, client_addresses, address_reuse })?);
         let (store, journal) = (Store::new(), Journal::default());
         let delays = Delays {
@@ -157,6 +159,7 @@ impl World {
             node_name,
             delays,
             services: AtomicU16::new(1),
+            load_program,
         })
     }
 
@@ -173,6 +176,11 @@ impl World {
     /// The node: networks, cgroups, forwarder.
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// The load generator, built beside the test server.
+    pub(crate) fn load_program(&self) -> &Path {
+        &self.load_program
     }
 
     /// The node's name in the API.

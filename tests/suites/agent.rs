@@ -18,8 +18,6 @@ mod host_network;
 mod late_start;
 #[path = "agent/limited.rs"]
 mod limited;
-#[path = "agent/load.rs"]
-mod load;
 #[path = "agent/nginx.rs"]
 mod nginx;
 #[path = "agent/outage.rs"]

@@ -10,9 +10,9 @@ use world::PodTemplate;
 use world::controllers::PodRef;
 use world::kubelet::Step;
 
-use crate::load::{Load, Tally};
 use crate::site::{NAMESPACE, Site, address_of, wait_exited, wait_stopped};
 use crate::{SOON, trial};
+use world::clients::{Load, Tally};
 
 /// Before the deletion: long enough for every client's first connection.
 const BEFORE: Duration = Duration::from_millis(700);

@@ -6,9 +6,9 @@ use anyhow::ensure;
 use libtest_mimic::Trial;
 use world::PodTemplate;
 
-use crate::load::Load;
 use crate::site::{Site, address_of, agree, exact, same, wait_exited, workload};
 use crate::trial;
+use world::clients::Load;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![trial("a crash under load is a restart with its losses", crash)]

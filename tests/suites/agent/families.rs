@@ -7,9 +7,9 @@ use anyhow::ensure;
 use libtest_mimic::Trial;
 use world::PodTemplate;
 
-use crate::load::Load;
 use crate::site::{NAMESPACE, Site, failures};
 use crate::{SOON, trial};
+use world::clients::Load;
 
 const CLIENTS: &str = "--new 20 --new-rate 5 --keepalive 4 --keepalive-rate 10 --connect-timeout 1";
 

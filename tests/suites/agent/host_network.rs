@@ -15,11 +15,11 @@ use world::kubelet::{Step, monotonic_ns};
 use world::load::Attempt;
 use world::{PodTemplate, World, judge};
 
-use crate::load::{Load, Tally};
 use crate::site::{
     LOST, NAMESPACE, Site, agree, config, deploy, failures, same, wait_exited, wait_stopped, workload,
 };
 use crate::{SETTLING, SOON, trial};
+use world::clients::{Load, Tally};
 
 /// Long enough for every client's first connection.
 const A_WHILE: Duration = Duration::from_secs(1);

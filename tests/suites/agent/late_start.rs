@@ -11,11 +11,11 @@ use world::controllers::Deployment;
 use world::load::Attempt;
 use world::{PodTemplate, World, judge};
 
-use crate::load::Load;
 use crate::site::{
     NAMESPACE, Site, address_of, agree, config, deploy, exact, failures, wait_exited, wait_stopped,
 };
 use crate::{SETTLING, SOON, trial};
+use world::clients::Load;
 
 const CLIENTS: u64 = 20;
 

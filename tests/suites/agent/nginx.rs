@@ -6,9 +6,9 @@ use anyhow::ensure;
 use libtest_mimic::Trial;
 use world::PodTemplate;
 
-use crate::load::Load;
 use crate::site::{NAMESPACE, Site, failures};
 use crate::{SOON, trial};
+use world::clients::Load;
 
 const CLIENTS: &str = "--new 20 --new-rate 10 --keepalive 16 --keepalive-rate 20 --connect-timeout 1 --blind";
 

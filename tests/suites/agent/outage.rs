@@ -6,9 +6,9 @@ use anyhow::ensure;
 use libtest_mimic::Trial;
 use world::PodTemplate;
 
-use crate::load::Load;
 use crate::site::{NAMESPACE, Site, agree, failures, same};
 use crate::{SETTLING, SOON, trial};
+use world::clients::Load;
 
 const OUTAGE: Duration = Duration::from_secs(20);
 const RESTARTS: &str = "drainscope_watch_restarts_total";

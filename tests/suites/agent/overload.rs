@@ -19,9 +19,9 @@ use world::load::ErrorKind;
 use world::node::{NODE_ADDRESS, find_program, run_with_input};
 use world::{PodTemplate, World, WorldConfig};
 
-use crate::load::{Load, Tally};
 use crate::site::{LOST, Site, address_of, config, same, wait_exited, wait_stopped, workload};
 use crate::{SETTLING, SOON, trial};
+use world::clients::{Load, Tally};
 
 /// The least that `--ring-bytes` takes.
 const RING_BYTES: u64 = 64 * 1024;

@@ -12,9 +12,9 @@ use serde_json::Value;
 use world::node::find_program;
 use world::{PodTemplate, World};
 
-use crate::load::Load;
 use crate::site::{LOST, NAMESPACE, Site, failures, get, same};
 use crate::{SETTLING, SOON, trial};
+use world::clients::Load;
 
 const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 

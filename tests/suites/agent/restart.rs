@@ -11,9 +11,9 @@ use world::agent::{Agent, Termination};
 use world::controllers::{Deployment, PodRef};
 use world::{PodTemplate, World};
 
-use crate::load::{Load, Tally};
 use crate::site::{LOST, NAMESPACE, Site, config, failures, program, same, workload};
 use crate::{SETTLING, SOON, trial};
+use world::clients::{Load, Tally};
 
 const CLIENTS: &str = "--new 24 --new-rate 10 --keepalive 8 --keepalive-rate 10 --connect-timeout 1";
 const HALF: Duration = Duration::from_millis(500);

@@ -11,9 +11,9 @@ use world::kubelet::Step;
 use world::node::AddressReuse;
 use world::{PodTemplate, World, WorldConfig, judge};
 
-use crate::load::Load;
 use crate::site::{LOST, Site, address_of, agree, config, same, wait_exited, wait_stopped, workload};
 use crate::{SETTLING, SOON, trial};
+use world::clients::Load;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![trial("losses stay with the pod that had the address before", reuse)]

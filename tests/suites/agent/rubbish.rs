@@ -10,9 +10,9 @@ use anyhow::ensure;
 use libtest_mimic::Trial;
 use world::PodTemplate;
 
-use crate::load::Load;
 use crate::site::{NAMESPACE, Site, failures};
 use crate::{SOON, trial};
+use world::clients::Load;
 
 /// Bound on each of the rubbish's writes and reads.
 const PATIENCE: Duration = Duration::from_millis(300);

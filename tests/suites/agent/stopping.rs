@@ -10,9 +10,9 @@ use world::kubelet::{Step, monotonic_ns};
 use world::load::Attempt;
 use world::{PodTemplate, World};
 
-use crate::load::Load;
 use crate::site::{Site, address_of, agree, failures, same, wait_stopped, workload};
 use crate::{SOON, trial};
+use world::clients::Load;
 
 const LATE_REQUESTS: &str = "drainscope_late_requests_total";
 const LATE_CONNECTIONS: &str = "drainscope_late_connections_total";

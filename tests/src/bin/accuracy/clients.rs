@@ -1,19 +1,7 @@
-//! The clients that rows are loaded with, as arguments of the load generator, and that generator as a process in the client's network.
+//! The clients that rows are loaded with, as arguments of the load generator.
 //!
 //! None of them retries. Rates are fixed schedules that do not wait for the server (an open loop), except where there is none (a closed
 //! loop). The generator does neither pipeline nor read or write slowly: such clients are not here.
-
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Child;
-use std::thread;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context as _, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use world::World;
-use world::load::{Attempt, Summary, read_log};
 
 /// One sort of clients.
 #[derive(Clone, Copy, Debug)]
@@ -62,93 +50,3 @@ pub(crate) const VANISHING: Clients =
 /// [`KEPT_BLIND`] in the same way.
 pub(crate) const VANISHING_BLIND: Clients =
     clients("keep-alive-blind", "--keepalive 40 --keepalive-rate 5 --blind --connect-timeout 1 --timeout 3");
-
-/// How often a running load is looked at.
-const POLL: Duration = Duration::from_millis(20);
-/// Longer than any timeout that a row gives its clients.
-const LAST_ATTEMPTS: Duration = Duration::from_secs(60);
-
-/// Clients at work; killed when dropped.
-pub(crate) struct Load {
-    child: Child,
-    log: PathBuf,
-    summary: PathBuf,
-}
-
-/// What the clients saw.
-pub(crate) struct Tally {
-    pub(crate) summary: Summary,
-    /// The failed attempts.
-    pub(crate) attempts: Vec<Attempt>,
-}
-
-impl Load {
-    /// Starts the program `load` for the row of this name.
-    pub(crate) fn start(
-        world: &World,
-        program: &Path,
-        row: &str,
-        clients: Clients,
-        target: SocketAddr,
-        source: &str,
-    ) -> anyhow::Result<Self> {
-        let file = |suffix: &str| world.node().directory().join(format!("{row}.{suffix}"));
-        let (log, summary) = (file("attempts.jsonl"), file("summary.json"));
-        let child = world
-            .client_command(program)
-            .args(["--target", &target.to_string(), "--source", source])
-            .args(clients.arguments.split_whitespace())
-            .arg("--log")
-            .arg(&log)
-            .arg("--summary")
-            .arg(&summary)
-            .spawn()
-            .context("start the load generator")?;
-        Ok(Self { child, log, summary })
-    }
-
-    /// Lets it run for so long; an error if it ends by itself.
-    pub(crate) fn run_for(&mut self, time: Duration) -> anyhow::Result<()> {
-        let end = Instant::now() + time;
-        while Instant::now() < end {
-            if let Some(status) = self.child.try_wait()? {
-                anyhow::bail!("the load generator ended: {status}");
-            }
-            thread::sleep(POLL.min(end.saturating_duration_since(Instant::now())));
-        }
-        Ok(())
-    }
-
-    /// Ends it and waits for the attempts under way.
-    pub(crate) fn stop(mut self) -> anyhow::Result<Tally> {
-        kill(Pid::from_raw(i32::try_from(self.child.id())?), Signal::SIGTERM)?;
-        let deadline = Instant::now() + LAST_ATTEMPTS;
-        let status = loop {
-            if let Some(status) = self.child.try_wait()? {
-                break status;
-            }
-            ensure!(Instant::now() < deadline, "the load generator does not end");
-            thread::sleep(POLL);
-        };
-        ensure!(status.success(), "the load generator ended with {status}");
-        let summary = std::fs::read_to_string(&self.summary).context("read the load's summary")?;
-        let summary: Summary = serde_json::from_str(&summary).context("the load's summary")?;
-        let attempts = if self.log.exists() { read_log(&self.log)? } else { Vec::new() };
-        ensure!(
-            u64::try_from(attempts.len())? == summary.total.failed,
-            "{} logged failures of {}",
-            attempts.len(),
-            summary.total.failed
-        );
-        ensure!(!summary.ports_reused, "ports were reused: connections cannot be told apart");
-        Ok(Tally { summary, attempts })
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        // It has ended by itself unless a row failed meanwhile.
-        let _ended = self.child.kill();
-        let _status = self.child.wait();
-    }
-}

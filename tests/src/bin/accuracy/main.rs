@@ -131,12 +131,12 @@ fn start(args: &Args, rows: &[Row]) -> anyhow::Result<Site> {
         client_addresses: run::SOURCES,
         ..WorldConfig::new("drainscope-accuracy", program("testserver")?)
     };
-    let (agent, load) = (program("drainscope")?, program("load")?);
+    let agent = program("drainscope")?;
     eprintln!("accuracy: start a node in namespaces of its own, and the agent");
     let world = World::start(config)?;
     unrouted::note(&world)?;
     let servers = Servers::prepare(&rows::servers(rows), &world.node().directory().join("servers"))?;
     let mut agent = Agent::start(&world, &agent, &["--series-limit", SERIES_LIMIT])?;
     agent.wait_ready(START)?;
-    Ok(Site { agent, world, servers, load, save: args.save.clone() })
+    Ok(Site { agent, world, servers, save: args.save.clone() })
 }

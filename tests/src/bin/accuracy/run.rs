@@ -14,11 +14,11 @@ use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 use world::World;
 use world::agent::{Agent, Termination};
+use world::clients::{Load, Tally};
 use world::controllers::{Deployment, PodRef};
 use world::judge::{self, Verdict};
 use world::kubelet::Step;
 
-use crate::clients::{Load, Tally};
 use crate::report::Outcome;
 use crate::rows::{Row, Stage};
 use crate::servers::Servers;
@@ -52,8 +52,6 @@ pub(crate) struct Site {
     pub(crate) agent: Agent,
     pub(crate) world: World,
     pub(crate) servers: Servers,
-    /// The load generator.
-    pub(crate) load: PathBuf,
     /// Where what both sides said of a wrong row is kept.
     pub(crate) save: Option<PathBuf>,
 }
@@ -141,7 +139,8 @@ fn load(site: &Site, row: Row, index: usize) -> anyhow::Result<Loaded> {
 
     let source = Ipv4Addr::new(10, 78, 0, 2 + u8::try_from(index % usize::from(SOURCES))?);
     let target = SocketAddr::from((service.v4, service.port));
-    let mut load = Load::start(world, &site.load, &name, row.clients, target, &source.to_string())?;
+    let arguments = format!("--source {source} {}", row.clients.arguments);
+    let mut load = Load::start(world, target, &arguments)?;
     load.run_for(BEFORE)?;
     let old = deployment.rollout(&template, PATIENCE)?;
     deployment.wait_gone(&old, PATIENCE)?;

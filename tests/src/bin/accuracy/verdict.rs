@@ -6,8 +6,8 @@ use world::agent::{Metrics, Termination};
 use world::judge::Verdict;
 use world::load::{Attempt, ErrorKind};
 
-use crate::clients::Tally;
 use crate::rows::{BlindSpot, Confidence, Kind, LEAST_LATE, LEAST_LOSSES, Row, Stage, Style};
+use world::clients::Tally;
 
 /// The metric of lost requests.
 pub(crate) const LOST: &str = "drainscope_lost_requests_total";

@@ -1,4 +1,5 @@
-//! The load generator as a process in the client's network: started, left to run, ended, and its tally read.
+//! The load generator as a process in the client's network: started, left to run, ended, and its tally read. For suites and the matrix; what the
+//! generator does is [`crate::load`]'s.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,44 +8,41 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::World;
+use crate::load::{Attempt, Summary, read_log};
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use world::World;
-use world::load::{Attempt, Summary, read_log};
 
 /// How often a running load is looked at.
 const POLL: Duration = Duration::from_millis(10);
-/// Longer than any timeout that a test gives its clients.
+/// Longer than any timeout that anybody gives its clients.
 const LAST_ATTEMPTS: Duration = Duration::from_secs(90);
 
 /// Clients at work; killed when dropped.
-pub(crate) struct Load {
+pub struct Load {
     child: Child,
     log: PathBuf,
     summary: PathBuf,
 }
 
 /// What the clients saw.
-pub(crate) struct Tally {
-    pub(crate) summary: Summary,
+pub struct Tally {
+    /// Their counts and times.
+    pub summary: Summary,
     /// The failed attempts; with `--log-all` the others too.
-    pub(crate) attempts: Vec<Attempt>,
+    pub attempts: Vec<Attempt>,
 }
 
 impl Load {
     /// Starts it; `arguments` as on a command line.
-    pub(crate) fn start(
-        world: &World,
-        target: impl Into<SocketAddr>,
-        arguments: &str,
-    ) -> anyhow::Result<Self> {
+    pub fn start(world: &World, target: impl Into<SocketAddr>, arguments: &str) -> anyhow::Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let file = |name: &str| world.node().directory().join(format!("load-{number}-{name}"));
         let (log, summary) = (file("attempts.jsonl"), file("summary.json"));
         let child = world
-            .client_command(env!("CARGO_BIN_EXE_load"))
+            .client_command(world.load_program())
             .args(["--target", &target.into().to_string()])
             .args(arguments.split_whitespace())
             .arg("--log")
@@ -57,7 +55,7 @@ impl Load {
     }
 
     /// Lets it run for so long; an error if it ends by itself.
-    pub(crate) fn run_for(&mut self, time: Duration) -> anyhow::Result<()> {
+    pub fn run_for(&mut self, time: Duration) -> anyhow::Result<()> {
         let end = Instant::now() + time;
         while Instant::now() < end {
             if let Some(status) = self.child.try_wait()? {
@@ -69,18 +67,18 @@ impl Load {
     }
 
     /// No client begins another attempt from now on; those under way go on.
-    pub(crate) fn end(&self) -> anyhow::Result<()> {
+    pub fn end(&self) -> anyhow::Result<()> {
         Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), Signal::SIGTERM)?)
     }
 
     /// Ends it and waits for the attempts under way.
-    pub(crate) fn stop(self) -> anyhow::Result<Tally> {
+    pub fn stop(self) -> anyhow::Result<Tally> {
         self.end()?;
         self.wait()
     }
 
     /// Waits until it ends: by itself, or because it was told to.
-    pub(crate) fn wait(mut self) -> anyhow::Result<Tally> {
+    pub fn wait(mut self) -> anyhow::Result<Tally> {
         let deadline = Instant::now() + LAST_ATTEMPTS;
         let status = loop {
             if let Some(status) = self.child.try_wait()? {
@@ -106,7 +104,7 @@ impl Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
-        // It has ended by itself unless a test failed meanwhile.
+        // It has ended by itself unless something failed meanwhile.
         let _ended = self.child.kill();
         let _status = self.child.wait();
     }
