@@ -40,6 +40,8 @@ pub const PORTS: u32 = 16_384;
 pub const ADDRESSES: u32 = 4096;
 /// Entries of the memory of closed connections of stopping pods.
 pub const CLOSED: u32 = 32_768;
+/// Entries of the memory of counted SYNs; the oldest give way. A retransmission follows within seconds.
+pub const SYNS: u32 = 16_384;
 /// How long a closed connection is remembered: TCP_TIMEWAIT_LEN (include/net/tcp.h), after which no segment can follow.
 pub const CLOSED_NS: u64 = 60_000_000_000;
 /// Bytes of the ring buffer.
@@ -163,20 +165,28 @@ pub struct Closed {
     pub at_ns: u64,
     /// Bits `CLOSED_*`.
     pub flags: u32,
-    /// Number of the request that the client would send next; for [`CLOSED_SYN`] unused.
+    /// Number of the request that the client would send next.
     pub request: u32,
-    /// Initial sequence number of the SYN, for attempts that never became a connection.
-    pub isn: u32,
     /// Phase in which the connection was made.
     pub phase: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// The tuple's last attempt has its class already.
 pub const CLOSED_COUNTED: u32 = 1;
-/// A SYN of this tuple was counted (refused or blackholed).
-pub const CLOSED_SYN: u32 = 2;
 /// The tuple is a probe's connection: the client side said so before the server side was established.
-pub const CLOSED_PROBE: u32 = 4;
+pub const CLOSED_PROBE: u32 = 2;
+
+/// Value of the memory of counted SYNs (refused or blackholed).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Syn {
+    /// Its sequence number: a retransmission's is the same, that of a new attempt on the same ports another.
+    pub isn: u32,
+    /// Phase in which it was counted.
+    pub phase: u32,
+}
 
 /// Counters of one slot: only ever added to, by the kernel, until the slot is given to another pod.
 #[repr(C)]
@@ -420,6 +430,7 @@ unpadded! {
     SlotRef = 8;
     Tuple = 40;
     Closed = 24;
+    Syn = 8;
     Loss = 88;
     Signal = 40;
     Exit = 40;

@@ -6,7 +6,7 @@ use core::arch::asm;
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::wire::{
     self, ANSWERED, CLOSED_COUNTED, Closed, Container, Counters, Kind, LOSS_CLIENT_FIN, LOSS_LATE,
-    LOSS_LATE_CONNECTION, LOST, Loss, ON_NEW, ON_REUSED, SlotRef, Tuple, anomaly,
+    LOSS_LATE_CONNECTION, LOST, Loss, ON_NEW, ON_REUSED, SlotRef, Syn, Tuple, anomaly,
 };
 
 /// Adds one. The counters of a slot are shared by all CPUs; late traffic is rare enough.
@@ -217,6 +217,19 @@ pub(super) fn remembered(tuple: &Tuple) -> Option<*mut Closed> {
     // SAFETY: a live map value.
     let age = load::now_ns().wrapping_sub(unsafe { (*closed).at_ns });
     if age < wire::CLOSED_NS { Some(closed) } else { None }
+}
+
+/// Remembers a SYN that is about to be counted; false if it was before. A lost answer makes the client's kernel send it
+/// again, and while a pod's interface is taken down refusals are lost.
+#[inline(always)]
+pub(super) fn count_syn_once(tuple: &Tuple, isn: u32, phase: Phase) -> bool {
+    // SAFETY: the map is preallocated; an entry that gave way meanwhile has another sequence number or the same.
+    if unsafe { maps::SYNS.get(tuple) }.is_some_and(|counted| counted.isn == isn) {
+        return false;
+    }
+    // A full map takes its oldest entry; at worst a retransmission counts twice.
+    let _taken = maps::SYNS.insert(tuple, Syn { isn, phase: phase as u32 }, 0);
+    true
 }
 
 /// Marks a remembered tuple as counted; false if it was before.

@@ -194,8 +194,8 @@ fn remember(connection: &Connection) {
             at_ns: load::now_ns(),
             flags: counted,
             request: connection.request + 1,
-            isn: 0,
             phase: u32::from(connection.opened_phase),
+            reserved: 0,
         },
     );
 }

@@ -12,7 +12,7 @@ use super::packet::{self, ACK, Packet, RST, SYN};
 use super::reset::{attempt_of, stale, tuple_of};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::class::{Class, Confidence, Phase};
-use probe_ebpf::wire::{CLOSED_COUNTED, CLOSED_SYN, Closed, Port};
+use probe_ebpf::wire::{CLOSED_COUNTED, Closed, Port};
 
 #[btf_tracepoint(function = "kfree_skb")]
 pub(crate) fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
@@ -74,22 +74,10 @@ fn on_closed(skb: *const u8) {
 #[inline(always)]
 fn blackholed(port: &Port, packet: &Packet, sent_ns: u64) {
     let slot = probe_ebpf::wire::SlotRef { slot: port.slot, generation: port.generation };
-    let tuple = tuple_of(slot, packet);
-    if let Some(closed) = account::remembered(&tuple) {
-        // SAFETY: a live map value.
-        if unsafe { (*closed).flags & CLOSED_SYN != 0 && (*closed).isn == packet.sequence } {
-            return;
-        }
-    }
     let phase = identity::phase(slot, port.container);
-    let closed = Closed {
-        at_ns: load::now_ns(),
-        flags: CLOSED_COUNTED | CLOSED_SYN,
-        request: 0,
-        isn: packet.sequence,
-        phase: phase as u32,
-    };
-    account::remember(slot, &tuple, &closed);
+    if !account::count_syn_once(&tuple_of(slot, packet), packet.sequence, phase) {
+        return;
+    }
     if let Some(counters) = account::counters(slot) {
         account::late_attempt(counters, phase, sent_ns);
     }
@@ -109,7 +97,7 @@ fn data(port: &Port, packet: &Packet) {
         return;
     }
     let phase = identity::phase(slot, port.container);
-    let closed = Closed { at_ns: load::now_ns(), flags: CLOSED_COUNTED, request: 1, isn: 0, phase: 0 };
+    let closed = Closed { at_ns: load::now_ns(), flags: CLOSED_COUNTED, request: 1, phase: 0, reserved: 0 };
     account::remember(slot, &tuple, &closed);
     account::loss(&gone(port, packet, phase));
 }

@@ -4,10 +4,10 @@ use super::connection::Connection;
 use aya_ebpf::{
     btf_maps::SkStorage,
     macros::{btf_map, map},
-    maps::{Array, HashMap, RingBuf},
+    maps::{Array, HashMap, LruHashMap, RingBuf},
 };
 use probe_ebpf::wire::{
-    self, Closed, Container, Control, Counters, Port, PortKey, Slot, SlotRef, Tuple, anomaly,
+    self, Closed, Container, Control, Counters, Port, PortKey, Slot, SlotRef, Syn, Tuple, anomaly,
 };
 
 /// Memory for an entry only while it is there.
@@ -44,9 +44,12 @@ pub(super) static ADDRESSES: HashMap<[u64; 2], SlotRef> = HashMap::with_max_entr
 /// Scope and port -> port. Both write.
 #[map]
 pub(super) static PORTS: HashMap<PortKey, Port> = HashMap::with_max_entries(wire::PORTS, 0);
-/// Memory of closed connections and counted SYNs. The kernel writes; user space sweeps.
+/// Memory of closed connections. The kernel writes; user space sweeps.
 #[map]
 pub(super) static CLOSED: HashMap<Tuple, Closed> = HashMap::with_max_entries(wire::CLOSED, 0);
+/// Memory of counted SYNs. The kernel's alone.
+#[map]
+pub(super) static SYNS: LruHashMap<Tuple, Syn> = LruHashMap::with_max_entries(wire::SYNS, 0);
 /// What the programs could not do, node-wide.
 #[map]
 pub(super) static ANOMALIES: Array<u64> = Array::with_max_entries(anomaly::COUNT, 0);

@@ -11,7 +11,7 @@ use super::load::{self, direct};
 use super::maps;
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::fields::Field;
-use probe_ebpf::wire::{CLOSED_PROBE, CLOSED_SYN, Closed, Kind, PORT_PROBE, Port};
+use probe_ebpf::wire::{CLOSED_PROBE, Closed, Kind, PORT_PROBE, Port};
 
 /// ECONNREFUSED.
 const REFUSED: i32 = 111;
@@ -89,7 +89,7 @@ pub(super) fn connected(sk: *const u8) {
         // SAFETY: a live map value.
         account::add(unsafe { &raw mut (*port).probed });
     }
-    let closed = Closed { at_ns: load::now_ns(), flags: CLOSED_PROBE, request: 0, isn: 0, phase: 0 };
+    let closed = Closed { at_ns: load::now_ns(), flags: CLOSED_PROBE, request: 0, phase: 0, reserved: 0 };
     account::remember(seen.slot, &seen.tuple(), &closed);
 }
 
@@ -101,12 +101,8 @@ pub(super) fn failed(sk: *const u8) {
     if direct::<i32>(sk, Field::Error) != REFUSED {
         return;
     }
-    let Some(closed) = account::remembered(&seen.tuple()) else { return };
-    // SAFETY: a live map value.
-    let (flags, phase) = unsafe { ((*closed).flags, (*closed).phase) };
-    if flags & CLOSED_SYN == 0 {
-        return;
-    }
+    // SAFETY: the map is preallocated; an entry that gives way meanwhile tells a wrong phase at worst.
+    let Some(phase) = unsafe { maps::SYNS.get(seen.tuple()) }.map(|counted| counted.phase) else { return };
     let Some(counters) = account::counters(seen.slot) else { return };
     // SAFETY: a live map value; constant indexes.
     let (phase, counter) = unsafe {

@@ -12,7 +12,7 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::decide;
 use probe_ebpf::fields::Field;
-use probe_ebpf::wire::{CLOSED_COUNTED, CLOSED_SYN, Closed, Port, SlotRef, Tuple};
+use probe_ebpf::wire::{CLOSED_COUNTED, Closed, Port, SlotRef, Tuple};
 
 /// Since 6.10: fires for every reset sent, whatever socket there is.
 #[btf_tracepoint(function = "tcp_send_reset")]
@@ -105,7 +105,7 @@ pub(super) fn stale(port: &Port, packet: &Packet, confidence: Confidence) {
             account::remember(
                 slot,
                 &tuple,
-                &Closed { at_ns: load::now_ns(), flags: CLOSED_COUNTED, request: 1, isn: 0, phase: 0 },
+                &Closed { at_ns: load::now_ns(), flags: CLOSED_COUNTED, request: 1, phase: 0, reserved: 0 },
             );
             (1, 0)
         }
@@ -144,17 +144,13 @@ fn without_socket(skb: *const u8) {
 fn refused(port: &Port, packet: &Packet) {
     let slot = SlotRef { slot: port.slot, generation: port.generation };
     let phase = identity::phase(slot, port.container);
-    if port.probing != 0 {
-        // If this was the probe, its client socket will say so in a moment and ask for the phase that was counted.
-        let closed = Closed {
-            at_ns: load::now_ns(),
-            flags: CLOSED_COUNTED | CLOSED_SYN,
-            request: 0,
-            isn: packet.sequence,
-            phase: phase as u32,
-        };
-        account::remember(slot, &tuple_of(slot, packet), &closed);
-    } else if let Some(counters) = account::counters(slot) {
+    // If this was a probe, its client socket will say so in a moment and ask for the phase that was counted.
+    if !account::count_syn_once(&tuple_of(slot, packet), packet.sequence, phase) {
+        return;
+    }
+    if port.probing == 0
+        && let Some(counters) = account::counters(slot)
+    {
         account::late_attempt(counters, phase, load::now_ns());
     }
     account::loss(&attempt_of(port, packet, Class::Refused, Confidence::Observed, phase));
@@ -178,8 +174,13 @@ fn half_open(port: *mut Port, packet: &Packet) {
     if seen.half_open > 0 {
         // SAFETY: a live map value; the worst of a race is one handshake too many.
         unsafe { (*port).half_open -= 1 };
-        let closed =
-            Closed { at_ns: load::now_ns(), flags: CLOSED_COUNTED, request: 1, isn: 0, phase: phase as u32 };
+        let closed = Closed {
+            at_ns: load::now_ns(),
+            flags: CLOSED_COUNTED,
+            request: 1,
+            phase: phase as u32,
+            reserved: 0,
+        };
         account::remember(slot, &tuple, &closed);
         account::loss(&attempt_of(&seen, packet, Class::Unaccepted, Confidence::Observed, phase));
     } else if packet.payload > 0 && !matches!(phase, Phase::Running) {

@@ -13,7 +13,7 @@ use aya::programs::BtfTracePoint;
 use aya::programs::links::{FdLink, PinnedLink};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use probe_ebpf::wire::{
-    ABI, Closed, Container, Control, Counters, Port, PortKey, SAVED_CHUNK, Slot, SlotRef, Tuple,
+    ABI, Closed, Container, Control, Counters, Port, PortKey, SAVED_CHUNK, Slot, SlotRef, Syn, Tuple,
 };
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
@@ -26,7 +26,7 @@ use super::tables::Plain;
 
 /// Maps that are pinned, all but the settings, which are of one instance; with the bytes of their keys and values where
 /// user space reads them.
-const MAPS: [(&str, Option<(usize, usize)>); 15] = [
+const MAPS: [(&str, Option<(usize, usize)>); 16] = [
     ("CONTROL", Some((4, size_of::<Control>()))),
     ("SAVED", Some((4, SAVED_CHUNK))),
     ("SLOTS", Some((4, size_of::<Slot>()))),
@@ -38,6 +38,7 @@ const MAPS: [(&str, Option<(usize, usize)>); 15] = [
     ("ADDRESSES", Some((16, size_of::<SlotRef>()))),
     ("PORTS", Some((size_of::<PortKey>(), size_of::<Port>()))),
     ("CLOSED", Some((size_of::<Tuple>(), size_of::<Closed>()))),
+    ("SYNS", Some((size_of::<Tuple>(), size_of::<Syn>()))),
     ("ANOMALIES", Some((4, 8))),
     ("RING", None),
     ("CONNECTIONS", None),

@@ -61,13 +61,15 @@ fn each_class() -> anyhow::Result<()> {
             "--new 40 --new-rate 20",
         )?,
         Scene::swallowed(&site)?,
+        Scene::unheard(&site)?,
         Scene::in_flight(&site)?,
         Scene::reused(&site)?,
         Scene::vanished(&site)?,
     ];
     // A server that closes at a point in time may have other requests under way.
     for scene in &mut scenes {
-        scene.only &= !matches!(scene.class, "refused" | "stale_reuse" | "blackholed");
+        scene.only &=
+            scene.name == "unheard" || !matches!(scene.class, "refused" | "stale_reuse" | "blackholed");
     }
     let mut wrong = Vec::new();
     for scene in &scenes {
@@ -177,6 +179,34 @@ impl Scene {
         let tally = load.stop()?;
         deployment.wait_gone(&pods, SOON)?;
         Ok(Self { name, class: "stale_reuse", only: true, pods, tally })
+    }
+
+    /// A port without a listener whose refusals never reach the clients, as while the pod's interface is taken down: each client's kernel sends
+    /// its SYN again, and that is still one attempt.
+    fn unheard(site: &Site) -> anyhow::Result<Self> {
+        let name = "unheard";
+        let style = ["--on-term", "close-then-wait:8"];
+        let mut deployment = site.deploy(name, 1, &PodTemplate::testserver(name, &style))?;
+        let pod = deployment.pods()[0].clone();
+        let target = address_of(&site.world, &pod)?;
+        let pods = deployment.delete_pods()?;
+        wait_stopped(&site.world, &pod)?;
+        let rule = format!(
+            "table ip {name} {{ chain refusals {{ type filter hook forward priority 0; ip saddr {} tcp flags & rst == rst drop; }}; }}",
+            target.ip()
+        );
+        nft(site, &rule)?;
+        let load = Load::start(&site.world, target, "--new 24 --max-requests 48 --connect-timeout 2.5")?;
+        let tally = load.wait()?;
+        let retransmitted = Duration::from_secs(1).as_nanos();
+        ensure!(
+            tally
+                .attempts
+                .iter()
+                .all(|attempt| u128::from(attempt.end_ns - attempt.start_ns) > retransmitted)
+        );
+        deployment.wait_gone(&pods, SOON)?;
+        Ok(Self { name, class: "refused", only: true, pods, tally })
     }
 
     /// A server that exits at once with requests in flight.
