@@ -136,7 +136,7 @@ fn family_of(address: IpAddr) -> &'static str {
 
 /// Tables, sets and chains without services. Rules reject only what begins: no reject may hit an old connection.
 pub(super) fn skeleton() -> String {
-    let table = |family: &str, kind: &str, pods: &str| {
+    let table = |family: &str, kind: &str, pods: &str, services: &str| {
         format!(
             "table {family} kube-proxy {{
   set hairpin-connections {{ type {kind} . {kind}; }}
@@ -150,14 +150,21 @@ pub(super) fn skeleton() -> String {
     # The pods share a bridge: without this, answers between pods would not come back through the node.
     ct status dnat {family} saddr {pods} {family} daddr {pods} masquerade
   }}
-  chain filter-input {{ type filter hook input priority -110; ct state new jump no-endpoints; }}
+  chain filter-input {{
+    type filter hook input priority -110;
+    ct state new jump no-endpoints
+    # No rule has rewritten it. Elsewhere it would leave the node; while a transaction commits, a look-up may find nothing, and then the
+    # client's next SYN does.
+    ct state new {family} daddr {services} drop
+  }}
   chain filter-forward {{ type filter hook forward priority -110; ct state new jump no-endpoints; }}
   chain filter-output {{ type filter hook output priority -110; ct state new jump no-endpoints; }}
 }}
 "
         )
     };
-    table("ip", "ipv4_addr", "10.77.0.0/24") + &table("ip6", "ipv6_addr", "fd77::/64")
+    table("ip", "ipv4_addr", "10.77.0.0/24", "10.96.0.0/16")
+        + &table("ip6", "ipv6_addr", "fd77::/64", "fd96::/112")
 }
 
 #[cfg(test)]

@@ -248,7 +248,7 @@ impl Scene {
         site.world.wait_routed(name, deployment.pods(), SOON)?;
         let target: (Ipv4Addr, u16) = (service.v4, service.port);
         let mut load =
-            Load::start(&site.world, target, "--new 100 --new-rate 2 --connect-timeout 1 --timeout 5")?;
+            Load::start(&site.world, target, "--new 100 --new-rate 2 --connect-timeout 1.5 --timeout 5")?;
         load.run_for(BEFORE)?;
         site.world.delays().proxy.set(Duration::from_secs(3));
         let pod = deployment.pods()[0].clone();

@@ -11,7 +11,7 @@ use crate::site::{NAMESPACE, Site, failures};
 use crate::{SOON, trial};
 use world::clients::Load;
 
-const CLIENTS: &str = "--new 20 --new-rate 5 --keepalive 4 --keepalive-rate 10 --connect-timeout 1";
+const CLIENTS: &str = "--new 20 --new-rate 5 --keepalive 4 --keepalive-rate 10 --connect-timeout 1.5";
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![trial("IPv4, IPv6 and v4-mapped connections are joined alike", families)]

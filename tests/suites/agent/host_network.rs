@@ -26,7 +26,7 @@ const A_WHILE: Duration = Duration::from_secs(1);
 /// Losses that a scene has at least.
 const LEAST: u64 = 20;
 /// One half of the clients keeps its connections. Slow enough that the agent keeps the evidence of every loss.
-const MIXED: &str = "--new 8 --new-rate 10 --keepalive 8 --keepalive-rate 10 --connect-timeout 1 --log-all";
+const MIXED: &str = "--new 8 --new-rate 10 --keepalive 8 --keepalive-rate 10 --connect-timeout 1.5 --log-all";
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![

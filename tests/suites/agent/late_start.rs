@@ -35,7 +35,7 @@ fn late_start() -> anyhow::Result<()> {
     // Read before the agent's start, and in flight when the stop comes.
     let mut old = load(&before, &format!("--keepalive {CLIENTS} --path /?delay_ms=60000 --timeout 80"))?;
     // Connections just as old, but with reads after the agent's start.
-    let slow = "--keepalive-rate 1 --path /?delay_ms=900 --connect-timeout 1";
+    let slow = "--keepalive-rate 1 --path /?delay_ms=900 --connect-timeout 1.5";
     let mut reading = load(&after, &format!("--keepalive {CLIENTS} {slow}"))?;
     let mut new = load(&undeclared, &format!("--new {CLIENTS} --new-rate 10"))?;
     old.run_for(Duration::from_secs(1))?;

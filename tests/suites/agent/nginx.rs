@@ -10,7 +10,8 @@ use crate::site::{NAMESPACE, Site, failures};
 use crate::{SOON, trial};
 use world::clients::Load;
 
-const CLIENTS: &str = "--new 20 --new-rate 10 --keepalive 16 --keepalive-rate 20 --connect-timeout 1 --blind";
+const CLIENTS: &str =
+    "--new 20 --new-rate 10 --keepalive 16 --keepalive-rate 20 --connect-timeout 1.5 --blind";
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![trial("nginx, stopped fast and gracefully, is joined exactly", nginx)]

@@ -26,7 +26,7 @@ fn outage() -> anyhow::Result<()> {
     site.world.wait_routed("web", deployment.pods(), SOON)?;
     site.world.delays().proxy.set(Duration::from_secs(1));
     let restarts = site.metrics()?.sum(RESTARTS, &[]);
-    let clients = "--new 40 --new-rate 4 --keepalive 8 --keepalive-rate 10 --connect-timeout 1";
+    let clients = "--new 40 --new-rate 4 --keepalive 8 --keepalive-rate 10 --connect-timeout 1.5";
     let mut load = Load::start(&site.world, (service.v4, service.port), clients)?;
     load.run_for(Duration::from_secs(1))?;
 

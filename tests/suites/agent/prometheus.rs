@@ -92,7 +92,7 @@ fn first_rollout() -> anyhow::Result<()> {
     ensure!(prometheus.query(&total, Some(before))? == Some(0.0), "there at 0 before anything is lost");
 
     site.world.delays().proxy.set(Duration::from_secs(1));
-    let clients = "--new 40 --new-rate 5 --keepalive 8 --keepalive-rate 10 --connect-timeout 1";
+    let clients = "--new 40 --new-rate 5 --keepalive 8 --keepalive-rate 10 --connect-timeout 1.5";
     let mut load = Load::start(&site.world, (service.v4, service.port), clients)?;
     load.run_for(Duration::from_secs(1))?;
     let old = site.roll(&mut deployment, &template)?;

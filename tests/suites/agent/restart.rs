@@ -15,7 +15,7 @@ use crate::site::{LOST, NAMESPACE, Site, config, failures, program, same, worklo
 use crate::{SETTLING, SOON, trial};
 use world::clients::{Load, Tally};
 
-const CLIENTS: &str = "--new 24 --new-rate 10 --keepalive 8 --keepalive-rate 10 --connect-timeout 1";
+const CLIENTS: &str = "--new 24 --new-rate 10 --keepalive 8 --keepalive-rate 10 --connect-timeout 1.5";
 const HALF: Duration = Duration::from_millis(500);
 
 pub(crate) fn trials() -> Vec<Trial> {

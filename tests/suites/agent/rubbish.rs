@@ -30,7 +30,7 @@ fn rubbish() -> anyhow::Result<()> {
     let service = site.world.service(NAMESPACE, "web", "web")?;
     site.world.wait_routed("web", deployment.pods(), SOON)?;
     site.world.delays().proxy.set(Duration::from_secs(1));
-    let clients = "--new 20 --new-rate 10 --keepalive 8 --keepalive-rate 20 --connect-timeout 1";
+    let clients = "--new 20 --new-rate 10 --keepalive 8 --keepalive-rate 20 --connect-timeout 1.5";
     let mut load = Load::start(&site.world, (service.v4, service.port), clients)?;
     let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     let old = thread::scope(|scope| -> anyhow::Result<_> {

@@ -46,7 +46,9 @@ pub(crate) const IMPATIENT_RST: Clients =
     clients("impatient-reset", "--keepalive 40 --keepalive-rate 5 --timeout 1 --linger0");
 /// [`ONE_SHOT`] that do not wait long for an address that is gone.
 pub(crate) const VANISHING: Clients =
-    clients("one-per-request", "--new 200 --new-rate 2 --connect-timeout 1 --timeout 5");
+    clients("one-per-request", "--new 200 --new-rate 2 --connect-timeout 1.5 --timeout 5");
 /// [`KEPT_BLIND`] in the same way.
-pub(crate) const VANISHING_BLIND: Clients =
-    clients("keep-alive-blind", "--keepalive 40 --keepalive-rate 5 --blind --connect-timeout 1 --timeout 3");
+pub(crate) const VANISHING_BLIND: Clients = clients(
+    "keep-alive-blind",
+    "--keepalive 40 --keepalive-rate 5 --blind --connect-timeout 1.5 --timeout 3",
+);

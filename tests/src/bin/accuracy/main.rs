@@ -14,7 +14,6 @@ mod report;
 mod rows;
 mod run;
 mod servers;
-mod unrouted;
 mod verdict;
 
 use std::fs;
@@ -134,7 +133,6 @@ fn start(args: &Args, rows: &[Row]) -> anyhow::Result<Site> {
     let agent = program("drainscope")?;
     eprintln!("accuracy: start a node in namespaces of its own, and the agent");
     let world = World::start(config)?;
-    unrouted::note(&world)?;
     let servers = Servers::prepare(&rows::servers(rows), &world.node().directory().join("servers"))?;
     let mut agent = Agent::start(&world, &agent, &["--series-limit", SERIES_LIMIT])?;
     agent.wait_ready(START)?;

@@ -125,9 +125,6 @@ fn line(outcome: &Outcome, measured: &Measured) -> String {
         let percent = measured.relative_error() * 100.0;
         let _infallible = write!(line, "; error {percent:.1} % of failed ({cites})");
     }
-    if measured.unrouted > 0 {
-        let _infallible = write!(line, "; {} refused by the node, no pod's", measured.unrouted);
-    }
     if !outcome.holds() {
         line.push_str("  WRONG");
     }
@@ -160,7 +157,6 @@ fn json_row(outcome: &Outcome) -> Value {
         row["by_error"] = json!(measured.by_error);
         row["by_class"] = json!(measured.by_class);
         row["late_answered"] = json!(measured.late_answered);
-        row["unrouted"] = json!(measured.unrouted);
         if let Confidence::Inferred(BlindSpot { cites, .. }) = style.confidence {
             row["blind_spot"] = json!(cites);
             row["relative_error"] = json!(measured.relative_error());

@@ -22,7 +22,6 @@ use world::kubelet::Step;
 use crate::report::Outcome;
 use crate::rows::{Row, Stage};
 use crate::servers::Servers;
-use crate::unrouted;
 use crate::verdict::{LOST, Measured};
 
 /// The namespace of everything.
@@ -179,16 +178,14 @@ fn watched(site: &Site, name: &str) -> anyhow::Result<()> {
 
 /// Waits for the ends, joins them with the clients' tally, and removes the pods.
 fn judge(site: &Site, row: Row, loaded: Loaded) -> anyhow::Result<(Measured, Vec<String>)> {
-    let Loaded { mut deployment, old, mut tally } = loaded;
+    let Loaded { mut deployment, old, tally } = loaded;
     let name = row.workload();
     let ends = ended(site, &name, &old)?;
     // A new series is held at 0 until a scrape has shown it.
     site.agent.metrics()?;
     let metrics = site.agent.metrics()?;
-    let unrouted = unrouted::take(&mut tally.attempts, &unrouted::noted(&site.world)?);
     let verdict = judge::join(&tally.attempts, &ends);
-    let mut measured = Measured::new(&row, &tally, &verdict, &ends, &metrics);
-    measured.unrouted = u64::try_from(unrouted.len())?;
+    let measured = Measured::new(&row, &tally, &verdict, &ends, &metrics);
     deployment.delete_pods()?;
     if let Some(directory) = site.save.as_deref().filter(|_| !measured.wrongs(&row.style).is_empty()) {
         save(directory, &name, &tally, site)?;

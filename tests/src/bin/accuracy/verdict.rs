@@ -18,8 +18,6 @@ pub(crate) struct Measured {
     pub(crate) requests: u64,
     pub(crate) failed: u64,
     pub(crate) attributed: u64,
-    /// Attempts that the node itself refused (see `unrouted`); not among the failed.
-    pub(crate) unrouted: u64,
     /// Failures without evidence, by error.
     pub(crate) client_only: BTreeMap<ErrorKind, u64>,
     /// Evidence without a failure, by confidence.
@@ -58,7 +56,6 @@ impl Measured {
             attributed: verdict.attributed,
             client_only: by_error(verdict.client_only.iter()),
             agent_only,
-            unrouted: 0,
             by_error: by_error(tally.attempts.iter()),
             by_class: verdict.by_class.clone(),
             late_answered: ends.iter().map(|end| end.requests.late_answered).sum(),

@@ -25,8 +25,8 @@ const KEEPALIVE: (u32, f64) = (8, 5.0);
 const NEW: (u32, f64) = (200, 2.0);
 /// Requests that a part has at least.
 const REQUESTS: f64 = 5_000.0;
-/// A connect that nobody answers ends here.
-const CONNECT_TIMEOUT: &str = "1";
+/// A connect that nobody answers ends here, after its SYN was sent a second time.
+const CONNECT_TIMEOUT: &str = "1.5";
 /// The bound on everything that the world does by itself.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The bound on the agent's settling (it waits 10 s of quiet by itself).
