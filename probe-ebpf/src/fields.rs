@@ -59,6 +59,8 @@ fields! {
     LastSent = "tcp_sock" "lsndtime";
     /// Jiffies of the last data segment received.
     LastReceived = "inet_connection_sock" "icsk_ack.lrcvtime";
+    /// Packets that a socket dropped; of a listener: SYNs and last ACKs of handshakes beyond its accept queue.
+    Drops = "sock" "sk_drops";
     /// Half-open requests of a listener.
     HalfOpen = "inet_connection_sock" "icsk_accept_queue.qlen";
     /// Thread group.

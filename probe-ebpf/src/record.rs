@@ -39,6 +39,8 @@ pub enum Record<'a> {
         phase: Phase,
         /// `LOSS_*`.
         flags: u8,
+        /// How many attempts it stands for.
+        attempts: u32,
         /// True: not a loss after all, a probe's refused attempt.
         probe: bool,
     },
@@ -180,6 +182,7 @@ fn parse_loss(bytes: &[u8], probe: bool) -> Result<Record<'_>, Malformed> {
         confidence: Confidence::from_u8(byte(offset_of!(Loss, confidence))?).ok_or(Malformed::Value)?,
         phase: Phase::from_u8(byte(offset_of!(Loss, phase))?).ok_or(Malformed::Value)?,
         flags: byte(offset_of!(Loss, flags))?,
+        attempts: u32_at(bytes, offset_of!(Loss, attempts))?,
         probe,
     })
 }
@@ -251,7 +254,7 @@ mod tests {
             let mut bytes = std::vec![0u8; size];
             put(&mut bytes, 0, &(kind as u32).to_ne_bytes());
             assert!(parse(&bytes).is_ok(), "{kind:?}");
-            for length in 0..size.min(offset_of!(Loss, reserved)) {
+            for length in 0..size {
                 // What lies behind the last field that is read may be cut.
                 match parse(&bytes[..length]) {
                     Err(Malformed::Short) | Ok(_) => {}

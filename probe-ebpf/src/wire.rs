@@ -83,6 +83,23 @@ pub struct Container {
     pub exit_ns: u64,
 }
 
+/// Entries of the memory of listeners; the oldest give way.
+pub const LISTENERS: u32 = 1024;
+/// Listeners of a cgroup that are followed (SO_REUSEPORT: one per worker).
+pub const LISTENERS_EACH: usize = 4;
+
+/// Value of the memory of listeners: a socket in LISTEN.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listening {
+    /// The kernel's address of the socket; 0: free.
+    pub socket: u64,
+    /// What it had dropped when its container stopped.
+    pub dropped: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
 /// Key of the map of ports.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -325,8 +342,8 @@ pub struct Loss {
     pub phase: u8,
     /// Bits `LOSS_*`.
     pub flags: u8,
-    /// Zero.
-    pub reserved: u32,
+    /// How many attempts this stands for.
+    pub attempts: u32,
 }
 
 /// The attempt arrived late (else it was in flight at the stop).
@@ -424,6 +441,7 @@ macro_rules! unpadded {
 unpadded! {
     Control = 24;
     Slot = 8;
+    Listening = 16;
     Container = 24;
     PortKey = 8;
     Port = 40;

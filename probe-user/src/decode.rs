@@ -74,6 +74,7 @@ fn loss(record: Record<'_>) -> Option<(u64, Fact)> {
         confidence,
         phase,
         flags,
+        attempts,
         probe,
     } = record
     else {
@@ -93,6 +94,7 @@ fn loss(record: Record<'_>) -> Option<(u64, Fact)> {
         unread,
         unacked,
         attempted: (attempt_ns < at_ns).then_some(Mono(attempt_ns)),
+        attempts,
     };
     Some((at_ns, if probe { Fact::ProbeRefused(loss) } else { Fact::Loss(loss) }))
 }
@@ -139,7 +141,7 @@ mod tests {
             bytes.extend(u32::to_ne_bytes(word));
         }
         bytes.extend([class, 0, 2, LOSS_LATE]);
-        bytes.extend(u32::to_ne_bytes(0));
+        bytes.extend(u32::to_ne_bytes(3));
         assert_eq!(bytes.len(), size_of::<wire::Loss>());
         bytes
     }
@@ -178,6 +180,7 @@ mod tests {
             unread: 11,
             unacked: 12,
             attempted: Some(Mono(1200)),
+            attempts: 3,
         };
         assert_eq!(event, Event { at: Mono(1234), fact: Fact::Loss(expected.clone()) });
         let probe = decode(&loss_bytes(6, 4), None, NOW).expect("an event");
@@ -187,7 +190,7 @@ mod tests {
     #[test]
     fn bytes_that_are_no_record_are_counted() {
         let whole = loss_bytes(1, 4);
-        let mut inputs: Vec<Vec<u8>> = (0..whole.len() - 4).map(|length| whole[..length].to_vec()).collect();
+        let mut inputs: Vec<Vec<u8>> = (0..whole.len()).map(|length| whole[..length].to_vec()).collect();
         inputs.push(loss_bytes(77, 4));
         inputs.push(loss_bytes(1, 10));
         inputs.push(cgroup_bytes(1, &[b'x'; 256]));

@@ -58,7 +58,7 @@ pub fn join(attempts: &[Attempt], terminations: &[Termination]) -> Verdict {
     let mut verdict = Verdict::default();
     let mut evidence: BTreeMap<SocketAddr, Vec<(String, Evidence)>> = BTreeMap::new();
     for termination in terminations {
-        let (counted, shown) = (termination.lost_total(), termination.evidence.len() as u64);
+        let (counted, shown) = (termination.lost_total(), termination.shown());
         if counted != shown + termination.evidence_dropped {
             verdict.miscounted.push((termination.pod.name.clone(), counted, shown));
         }

@@ -22,6 +22,8 @@ mod limited;
 mod nginx;
 #[path = "agent/outage.rs"]
 mod outage;
+#[path = "agent/overflow.rs"]
+mod overflow;
 #[path = "agent/overload.rs"]
 mod overload;
 #[path = "agent/own_end.rs"]
@@ -83,6 +85,7 @@ fn main() -> ExitCode {
         rubbish::trials(),
         own_end::trials(),
         limited::trials(),
+        overflow::trials(),
         overload::trials(),
         outage::trials(),
         prometheus::trials(),

@@ -12,15 +12,20 @@ use probe_ebpf::wire::{
 /// Adds one. The counters of a slot are shared by all CPUs; late traffic is rare enough.
 #[inline(always)]
 pub(super) fn add(counter: *mut u64) {
+    add_many(counter, 1);
+}
+
+#[inline(always)]
+fn add_many(counter: *mut u64, count: u64) {
     // SAFETY: callers pass an aligned u64 of a live map value. Rust's atomics have no read-modify-write for this target.
-    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) 1u64, options(nostack)) };
+    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) count, options(nostack)) };
 }
 
 /// Takes one off a gauge.
 #[inline(always)]
 pub(super) fn subtract(gauge: *mut u64) {
-    // SAFETY: as in `add`; adding all ones is taking one off.
-    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) gauge, in(reg) u64::MAX, options(nostack)) };
+    // Adding all ones is taking one off.
+    add_many(gauge, u64::MAX);
 }
 
 /// Counts something that the programs could not do.
@@ -50,8 +55,9 @@ pub(super) fn bytes(words: [u64; 2]) -> [u8; 16] {
     unsafe { core::mem::transmute(words) }
 }
 
-/// A lost attempt, as its hook knows it.
+/// A lost attempt, as its hook knows it; or several that it cannot tell apart.
 pub(super) struct Attempt {
+    pub(super) attempts: u32,
     pub(super) slot: SlotRef,
     pub(super) container: u32,
     pub(super) class: Class,
@@ -83,6 +89,7 @@ impl Attempt {
         late: bool,
     ) -> Self {
         Self {
+            attempts: 1,
             slot: connection.slot,
             container: connection.container,
             class,
@@ -107,9 +114,9 @@ impl Attempt {
 #[inline(always)]
 pub(super) fn loss(attempt: &Attempt) {
     let Some(counters) = counters(attempt.slot) else { return };
-    add_lost(counters, attempt.class, attempt.phase, attempt.confidence);
+    add_lost(counters, attempt);
     if attempt.late {
-        late_request(counters, attempt.late_connection, LOST);
+        late_requests(counters, attempt.late_connection, LOST, attempt.attempts);
     }
     if !matches!(attempt.phase, Phase::Running) {
         evidence(counters, Kind::Loss, attempt);
@@ -117,21 +124,26 @@ pub(super) fn loss(attempt: &Attempt) {
 }
 
 #[inline(always)]
-fn add_lost(counters: *mut Counters, class: Class, phase: Phase, confidence: Confidence) {
+fn add_lost(counters: *mut Counters, attempt: &Attempt) {
     // Volatile, so that the verifier sees the bound that the compiler knows from the types.
-    let index = class as usize * 6 + phase as usize * 2 + confidence as usize;
+    let index = attempt.class as usize * 6 + attempt.phase as usize * 2 + attempt.confidence as usize;
     // SAFETY: a local variable.
     let index = unsafe { core::ptr::read_volatile(&raw const index) };
     if index >= 60 {
         return;
     }
     // SAFETY: `lost` has 60 counters, and the index is below that.
-    add(unsafe { (&raw mut (*counters).lost).cast::<u64>().add(index) });
+    add_many(unsafe { (&raw mut (*counters).lost).cast::<u64>().add(index) }, u64::from(attempt.attempts));
 }
 
-/// Counts a late request.
+/// Counts a late request that was answered.
 #[inline(always)]
-pub(super) fn late_request(counters: *mut Counters, on_late_connection: bool, outcome: usize) {
+pub(super) fn late_answer(counters: *mut Counters, on_late_connection: bool) {
+    late_requests(counters, on_late_connection, ANSWERED, 1);
+}
+
+#[inline(always)]
+fn late_requests(counters: *mut Counters, on_late_connection: bool, outcome: usize, count: u32) {
     // SAFETY: constant indexes.
     let counter = unsafe {
         match (on_late_connection, outcome == ANSWERED) {
@@ -141,7 +153,7 @@ pub(super) fn late_request(counters: *mut Counters, on_late_connection: bool, ou
             (false, false) => &raw mut (*counters).late_requests[ON_REUSED][LOST],
         }
     };
-    add(counter);
+    add_many(counter, u64::from(count));
 }
 
 /// Writes a record about an attempt; a full ring is counted.
@@ -150,7 +162,7 @@ pub(super) fn evidence(counters: *mut Counters, kind: Kind, attempt: &Attempt) {
     let Some(mut entry) = maps::RING.reserve::<Loss>(0) else {
         anomaly(anomaly::RING_FULL);
         // SAFETY: a live map value.
-        add(unsafe { &raw mut (*counters).evidence_refused });
+        add_many(unsafe { &raw mut (*counters).evidence_refused }, u64::from(attempt.attempts));
         return;
     };
     let mut flags = 0;
@@ -181,11 +193,11 @@ pub(super) fn evidence(counters: *mut Counters, kind: Kind, attempt: &Attempt) {
         confidence: attempt.confidence as u8,
         phase: attempt.phase as u8,
         flags,
-        reserved: 0,
+        attempts: attempt.attempts,
     });
     entry.submit(0);
     // SAFETY: a live map value.
-    add(unsafe { &raw mut (*counters).evidence });
+    add_many(unsafe { &raw mut (*counters).evidence }, u64::from(attempt.attempts));
 }
 
 /// Notes a connection attempt from outside the pod, if it is late.

@@ -180,7 +180,7 @@ fn answered_late(connection: &Connection) {
         return;
     }
     if let Some(counters) = account::counters(connection.slot) {
-        account::late_request(counters, connection.opened_phase != 0, probe_ebpf::wire::ANSWERED);
+        account::late_answer(counters, connection.opened_phase != 0);
     }
 }
 

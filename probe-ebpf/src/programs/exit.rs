@@ -31,7 +31,7 @@ pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
     }
     let Some(container) = identity::container_of_task(task) else { return 0 };
     let Some(slot) = identity::slot_of_container(container) else { return 0 };
-    signal::stop(container, slot);
+    signal::stop(container, slot, leader);
     if let Some(state) = account::container(container) {
         // SAFETY: a live map value, written by this hook only.
         unsafe { (*state).exit_ns = load::now_ns() };

@@ -278,6 +278,16 @@ fn container_of_cgroup(mut cgroup: *const u8) -> Option<u32> {
     None
 }
 
+/// Id of a task's own cgroup in the hierarchy that names containers.
+#[inline(always)]
+pub(super) fn cgroup_of(task: *const u8) -> Option<u64> {
+    let cgroup = cgroup_of_task(task);
+    if cgroup.is_null() {
+        return None;
+    }
+    probe(probe::<*const u8>(cgroup, Field::CgroupKn)?, Field::KnId)
+}
+
 /// Index of the container that a task belongs to.
 #[inline(always)]
 pub(super) fn container_of_task(task: *const u8) -> Option<u32> {

@@ -1,9 +1,11 @@
-//! Listeners, for the state hook: which container a port belongs to, and when it was given up.
+//! Listeners, for the state hook: which container a port belongs to, when it was given up, and what was dropped meanwhile.
 
-use super::load::direct;
-use super::{account, identity, load, maps};
+use super::account::{self, Attempt};
+use super::load::{self, direct, probe};
+use super::{identity, maps};
+use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::fields::Field;
-use probe_ebpf::wire::{Kind, Listener, NONE, SlotRef, anomaly};
+use probe_ebpf::wire::{Kind, LISTENERS_EACH, Listener, Listening, NONE, SlotRef, anomaly};
 
 /// A listener came: its port belongs to the container that made it, from now on.
 #[inline(always)]
@@ -14,6 +16,7 @@ pub(super) fn listening(sk: *const u8) {
     if let Some(slot) = own {
         identity::learn_namespace(cookie, slot);
     }
+    follow(sk);
     // No client comes there, and another may have the port at the other addresses.
     if load::is_loopback(load::local_address(sk)) {
         return;
@@ -40,9 +43,65 @@ pub(super) fn listening(sk: *const u8) {
     record_listener(slot, container.unwrap_or(NONE), number, 1, listeners);
 }
 
+/// Remembers a listener, so that the stop can read what it has dropped. Beyond the last place, nothing of it is counted.
+#[inline(always)]
+fn follow(sk: *const u8) {
+    let Some(cgroup) = identity::cgroup_of(load::current_task()) else { return };
+    let fresh = Listening { socket: sk as u64, dropped: 0, reserved: 0 };
+    let Some(all) = maps::LISTENERS.get_ptr_mut(cgroup) else {
+        let mut first = [Listening::default(); LISTENERS_EACH];
+        first[0] = fresh;
+        // An LRU takes its oldest entry when it is full.
+        let _taken = maps::LISTENERS.insert(cgroup, first, 0);
+        return;
+    };
+    for place in 0..LISTENERS_EACH {
+        // SAFETY: a live map value, and an index below the array's length.
+        let listening = unsafe { &mut (*all)[place] };
+        if listening.socket == 0 || listening.socket == fresh.socket {
+            *listening = fresh;
+            return;
+        }
+    }
+}
+
+/// The container of a task stops: what its listeners have dropped so far was dropped while it ran, and most of that was
+/// sent again.
+#[inline(always)]
+pub(super) fn stopping(task: *const u8) {
+    let Some(all) = identity::cgroup_of(task).and_then(|cgroup| maps::LISTENERS.get_ptr_mut(cgroup)) else {
+        return;
+    };
+    for place in 0..LISTENERS_EACH {
+        // SAFETY: as above. A listener is forgotten before it is freed; should that have been missed, its memory reads as
+        // anything, and the socket that has the place by then is another, or is remembered anew.
+        let listening = unsafe { &mut (*all)[place] };
+        if listening.socket != 0 {
+            listening.dropped = probe(listening.socket as *const u8, Field::Drops).unwrap_or(u32::MAX);
+        }
+    }
+}
+
+/// What a listener had dropped when its container stopped, which is forgotten; `None` if it was not followed.
+#[inline(always)]
+fn unfollow(sk: *const u8) -> Option<u32> {
+    let all = maps::LISTENERS.get_ptr_mut(identity::cgroup_of(load::current_task())?)?;
+    for place in 0..LISTENERS_EACH {
+        // SAFETY: as above.
+        let listening = unsafe { &mut (*all)[place] };
+        if listening.socket == sk as u64 {
+            let dropped = listening.dropped;
+            *listening = Listening::default();
+            return Some(dropped);
+        }
+    }
+    None
+}
+
 /// A listener went, and with it the handshakes that it had not finished.
 #[inline(always)]
 pub(super) fn unlistened(sk: *const u8) {
+    let before = unfollow(sk);
     let tp = load::tcp_sock(sk);
     if tp.is_null() {
         return;
@@ -59,7 +118,41 @@ pub(super) fn unlistened(sk: *const u8) {
         (*port).listeners = (*port).listeners.saturating_sub(1);
         (SlotRef { slot: (*port).slot, generation: (*port).generation }, (*port).container, (*port).listeners)
     };
+    if let Some(before) = before
+        && matches!(identity::phase(slot, container), Phase::Stopping)
+        && identity::is_for_clients(port)
+    {
+        let packets = direct::<u32>(sk, Field::Drops).saturating_sub(before);
+        if packets > 0 {
+            overflown(slot, container, number, packets);
+        }
+    }
     record_listener(slot, container, number, 0, left);
+}
+
+/// SYNs, and last ACKs of handshakes, beyond a full accept queue. No hook sees them: they are packets, whose clients are
+/// not known and which were sent again.
+#[inline(always)]
+fn overflown(slot: SlotRef, container: u32, port: u16, packets: u32) {
+    account::loss(&Attempt {
+        attempts: packets,
+        slot,
+        container,
+        class: Class::Overflow,
+        confidence: Confidence::Inferred,
+        phase: Phase::Stopping,
+        late: true,
+        late_connection: true,
+        client_fin: false,
+        peer: [0; 2],
+        local: [0; 2],
+        peer_port: 0,
+        local_port: port,
+        request: 1,
+        unread: 0,
+        unacked: 0,
+        at_ns: load::now_ns(),
+    });
 }
 
 #[inline(always)]

@@ -7,7 +7,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, RingBuf},
 };
 use probe_ebpf::wire::{
-    self, Closed, Container, Control, Counters, Port, PortKey, Slot, SlotRef, Syn, Tuple, anomaly,
+    self, Closed, Container, Control, Counters, Listening, Port, PortKey, Slot, SlotRef, Syn, Tuple, anomaly,
 };
 
 /// Memory for an entry only while it is there.
@@ -50,6 +50,11 @@ pub(super) static CLOSED: HashMap<Tuple, Closed> = HashMap::with_max_entries(wir
 /// Memory of counted SYNs. The kernel's alone.
 #[map]
 pub(super) static SYNS: LruHashMap<Tuple, Syn> = LruHashMap::with_max_entries(wire::SYNS, 0);
+/// Id of the cgroup that a task listened in -> its listeners, so that the container's stop finds them. Not by container: a
+/// server may listen before user space knows its container. The kernel's alone.
+#[map]
+pub(super) static LISTENERS: LruHashMap<u64, [Listening; wire::LISTENERS_EACH]> =
+    LruHashMap::with_max_entries(wire::LISTENERS, 0);
 /// What the programs could not do, node-wide.
 #[map]
 pub(super) static ANOMALIES: Array<u64> = Array::with_max_entries(anomaly::COUNT, 0);

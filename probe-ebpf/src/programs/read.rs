@@ -10,7 +10,7 @@ use super::{account, identity};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::class::Phase;
 use probe_ebpf::fields::Field;
-use probe_ebpf::wire::{ANSWERED, SlotRef};
+use probe_ebpf::wire::SlotRef;
 
 #[btf_tracepoint(function = "tcp_rcv_space_adjust")]
 pub(crate) fn tcp_rcv_space_adjust(ctx: BtfTracePointContext) -> i32 {
@@ -53,7 +53,7 @@ fn next_request(connection: &mut Connection) {
         && let Some(counters) = account::counters(connection.slot)
     {
         if connection.request != 0 && connection.request_phase != 0 {
-            account::late_request(counters, connection.opened_phase != 0, ANSWERED);
+            account::late_answer(counters, connection.opened_phase != 0);
         }
         if late {
             // SAFETY: a live map value; the latest writer wins.

@@ -212,6 +212,7 @@ pub(super) fn attempt_of(
 ) -> Attempt {
     let late = !matches!(phase, Phase::Running);
     Attempt {
+        attempts: 1,
         slot: SlotRef { slot: port.slot, generation: port.generation },
         container: port.container,
         class,

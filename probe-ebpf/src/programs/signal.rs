@@ -6,6 +6,7 @@
 //! themselves thousands of SIGURG a minute. With a full ring the timeline lacks the step, the stop still holds.
 
 use super::identity;
+use super::listener;
 use super::load::{self, probe};
 use super::{account, maps};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
@@ -46,7 +47,7 @@ pub(crate) fn signal_generate(ctx: BtfTracePointContext) -> i32 {
     }
     let ignored = result == IGNORED;
     if !ignored {
-        stop(container, slot);
+        stop(container, slot, task);
     }
     record(container, slot, signal, ignored);
     0
@@ -69,13 +70,14 @@ fn from_inside(slot: SlotRef) -> bool {
 
 /// The container is stopping from now on, if it was not before.
 #[inline(always)]
-pub(super) fn stop(container: u32, slot: SlotRef) {
+pub(super) fn stop(container: u32, slot: SlotRef, task: *const u8) {
     let now = load::now_ns();
     if let Some(state) = account::container(container) {
         // SAFETY: a live map value; of two writers either is right.
         unsafe {
             if (*state).stop_ns == 0 {
                 (*state).stop_ns = now;
+                listener::stopping(task);
             }
         }
     }

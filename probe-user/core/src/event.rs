@@ -347,6 +347,18 @@ pub struct Loss {
     /// When the attempt was lost, where that is before the event's moment: a packet may be dropped long after it was sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempted: Option<Mono>,
+    /// How many attempts this stands for: more than one where the kernel counts packets and does not tell whose they were.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub attempts: u32,
+}
+
+pub(crate) const fn one() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+pub(crate) const fn is_one(count: &u32) -> bool {
+    *count == 1
 }
 
 /// Address and port.

@@ -145,6 +145,7 @@ mod tests {
             peer: ([10, 0, 0, 1], 1).into(),
             local: ([10, 0, 0, 2], 80).into(),
             request: 1,
+            attempts: 1,
             detail: String::new(),
         };
         let mut history = History::new(3);

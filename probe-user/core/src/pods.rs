@@ -112,14 +112,15 @@ pub(crate) struct EvidenceLog {
 impl EvidenceLog {
     /// Adds a record; false if the oldest had to go.
     pub(crate) fn push(&mut self, at: Mono, same_node: bool, loss: Loss, limit: usize) -> bool {
-        self.received = self.received.saturating_add(1);
-        self.same_node = self.same_node.saturating_add(u64::from(same_node));
+        let attempts = u64::from(loss.attempts);
+        self.received = self.received.saturating_add(attempts);
+        self.same_node = self.same_node.saturating_add(if same_node { attempts } else { 0 });
         self.last = self.last.max(Some(at));
         self.items.push_back((at, same_node, loss));
         let fits = self.items.len() <= limit;
         if !fits {
-            self.items.pop_front();
-            self.dropped = self.dropped.saturating_add(1);
+            let oldest = self.items.pop_front().map_or(0, |(_, _, loss)| loss.attempts);
+            self.dropped = self.dropped.saturating_add(u64::from(oldest));
         }
         fits
     }
@@ -127,8 +128,7 @@ impl EvidenceLog {
     /// After a restore: the bound that holds now. Tells how many had to go.
     pub(crate) fn rebuild(&mut self, limit: usize) -> u64 {
         let surplus = self.items.len().saturating_sub(limit);
-        self.items.drain(..surplus);
-        let surplus = u64::try_from(surplus).unwrap_or(u64::MAX);
+        let surplus = self.items.drain(..surplus).map(|(_, _, loss)| u64::from(loss.attempts)).sum();
         self.dropped = self.dropped.saturating_add(surplus);
         surplus
     }

@@ -249,12 +249,15 @@ pub struct Evidence {
     pub confidence: Confidence,
     /// Phase in which it was lost.
     pub phase: Phase,
-    /// Client.
+    /// Client; unspecified where the kernel does not tell it.
     pub peer: SocketAddr,
     /// Pod.
     pub local: SocketAddr,
     /// Number of the request on its connection, from 1.
     pub request: u32,
+    /// How many attempts this stands for.
+    #[serde(default = "crate::event::one", skip_serializing_if = "crate::event::is_one")]
+    pub attempts: u32,
     /// What else the kernel saw.
     pub detail: String,
 }
@@ -281,6 +284,7 @@ impl Evidence {
             peer: SocketAddr::new(loss.peer.ip, loss.peer.port),
             local: SocketAddr::new(loss.local.ip, loss.local.port),
             request: loss.request,
+            attempts: loss.attempts,
             detail,
         }
     }

@@ -19,10 +19,10 @@ pub(super) struct Program {
 
 use Field::{
     BytesReceived, CgroupKn, CgroupRoot, CgroupSelf, Cgroups, CopiedSeq, CssCgroup, CssParent, DeviceIndex,
-    DeviceNet, Error, ExitCode, Family, Flags, GroupExitCode, GroupLeader, HalfOpen, HierarchyId, KnId,
-    LastReceived, LastSent, Live, LocalPort, LocalV4, LocalV6, Net, NetCookie, PeerPort, PeerV4, PeerV6,
-    PidLevel, PidNumbers, Protocol, RcvNxt, SignalCode, SkbDevice, SkbHead, SkbNetwork, SkbProtocol, SkbTime,
-    SndUna, Socket, SocketCgroup, SourcePort, State, TaskSignal, ThreadPid, UpidNumber, WriteSeq,
+    DeviceNet, Drops, Error, ExitCode, Family, Flags, GroupExitCode, GroupLeader, HalfOpen, HierarchyId,
+    KnId, LastReceived, LastSent, Live, LocalPort, LocalV4, LocalV6, Net, NetCookie, PeerPort, PeerV4,
+    PeerV6, PidLevel, PidNumbers, Protocol, RcvNxt, SignalCode, SkbDevice, SkbHead, SkbNetwork, SkbProtocol,
+    SkbTime, SndUna, Socket, SocketCgroup, SourcePort, State, TaskSignal, ThreadPid, UpidNumber, WriteSeq,
 };
 
 /// Every program, in the order in which they are attached: what a later one relies on comes first.
@@ -56,6 +56,7 @@ pub(super) const PROGRAMS: &[Program] = &[
             LastSent,
             LastReceived,
             HalfOpen,
+            Drops,
             Cgroups,
             CgroupKn,
             CgroupSelf,
@@ -102,8 +103,8 @@ pub(super) const PROGRAMS: &[Program] = &[
         hook: "signal_generate",
         arguments: 5,
         fields: &[
-            Cgroups, CgroupKn, CgroupSelf, CssParent, CssCgroup, KnId, SignalCode, ThreadPid, PidLevel,
-            PidNumbers, UpidNumber,
+            Cgroups, CgroupKn, CgroupSelf, CssParent, CssCgroup, KnId, SignalCode, Drops, ThreadPid,
+            PidLevel, PidNumbers, UpidNumber,
         ],
         feature: "the moment of the stop signal; losses then count as stopping from the exit only",
     },

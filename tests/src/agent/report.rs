@@ -49,6 +49,11 @@ impl Termination {
         self.lost.values().sum()
     }
 
+    /// Attempts that the evidence stands for.
+    pub fn shown(&self) -> u64 {
+        self.evidence.iter().map(|item| item.attempts).sum()
+    }
+
     /// When a step came first, as written.
     pub fn step(&self, name: &str) -> Option<&Step> {
         self.timeline.iter().find(|step| step.step == name)
@@ -150,4 +155,11 @@ pub struct Evidence {
     pub local: SocketAddr,
     /// Number of the request on its connection.
     pub request: u32,
+    /// How many attempts it stands for.
+    #[serde(default = "one")]
+    pub attempts: u64,
+}
+
+const fn one() -> u64 {
+    1
 }

@@ -254,7 +254,7 @@ impl Act {
     fn judge(&self, end: &Termination, positive: Option<SocketAddr>) -> anyhow::Result<()> {
         let mut shown = Losses::new();
         for item in &end.evidence {
-            *shown.entry((item.class.clone(), item.confidence.clone())).or_default() += 1;
+            *shown.entry((item.class.clone(), item.confidence.clone())).or_default() += item.attempts;
         }
         let wanted = self.wanted(Phase::Stopping, 1)?;
         let ports: Vec<u16> = end.evidence.iter().map(|item| item.local.port()).collect();

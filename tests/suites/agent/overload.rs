@@ -298,7 +298,7 @@ impl Scene {
         let strange = &verdict.agent_only;
         ensure!(strange.iter().all(|(_, item)| is_probe(item.peer)), "{name}: {strange:#?}");
         ensure!(u64::try_from(strange.len())? <= probes, "{name}: {strange:#?}");
-        let shown = u64::try_from(end.evidence.len())?;
+        let shown = end.shown();
         let accounted = shown + end.evidence_dropped + end.evidence_refused;
         // A refused probe has two records.
         ensure!(

@@ -121,7 +121,7 @@ fn killed() -> anyhow::Result<()> {
     // What the dead agent had read of the middle one, and not saved, is missing as evidence, and said to be. Each end says that the API was
     // not watched for a while.
     for (number, end) in ends.iter().enumerate() {
-        let is_whole = u64::try_from(end.evidence.len())? == end.lost_total();
+        let is_whole = end.shown() == end.lost_total();
         let says = |what: &str| end.anomalies.iter().any(|anomaly| anomaly == what);
         ensure!(is_whole != says("evidence_missing") && (is_whole || number == 1), "{end:#?}");
         ensure!(!end.complete && says("watch_gap"), "{end:#?}");

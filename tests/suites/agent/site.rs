@@ -204,7 +204,7 @@ pub(crate) fn agree(metrics: &Metrics, name: &str, terminations: &[Termination])
     for end in terminations {
         ensure!(end.evidence_dropped == 0, "{}: too many losses to compare", end.pod.name);
         for item in &end.evidence {
-            *shown.entry((&item.class, &item.confidence)).or_default() += 1;
+            *shown.entry((&item.class, &item.confidence)).or_default() += item.attempts;
         }
         for (class, count) in &end.lost {
             *told.entry(class).or_default() += count;

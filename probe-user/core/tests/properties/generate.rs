@@ -118,6 +118,7 @@ prop_compose! {
             unread: 0,
             unacked: 0,
             attempted: None,
+            attempts: 1,
         }
     }
 }

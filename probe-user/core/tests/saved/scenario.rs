@@ -100,6 +100,7 @@ impl Story {
             unread: 120,
             unacked: 0,
             attempted: None,
+            attempts: 1,
         })
     }
 

@@ -44,11 +44,11 @@ impl Measured {
     ) -> Self {
         let mut inferred: BTreeMap<String, u64> = BTreeMap::new();
         for item in ends.iter().flat_map(|end| &end.evidence).filter(|item| item.confidence == "inferred") {
-            *inferred.entry(item.class.clone()).or_default() += 1;
+            *inferred.entry(item.class.clone()).or_default() += item.attempts;
         }
         let mut agent_only: BTreeMap<String, u64> = BTreeMap::new();
         for (_, item) in &verdict.agent_only {
-            *agent_only.entry(item.confidence.clone()).or_default() += 1;
+            *agent_only.entry(item.confidence.clone()).or_default() += item.attempts;
         }
         Self {
             requests: tally.summary.total.requests,
@@ -148,7 +148,7 @@ fn disagreements(row: &Row, verdict: &Verdict, ends: &[Termination], metrics: &M
             found.push(format!("{name} has more losses than evidence: the row is too large to be judged"));
         }
         for item in &end.evidence {
-            *shown.entry((&item.class, &item.confidence)).or_default() += 1;
+            *shown.entry((&item.class, &item.confidence)).or_default() += item.attempts;
         }
         for (class, number) in &end.lost {
             *told.entry(class).or_default() += number;
@@ -171,7 +171,7 @@ fn disagreements(row: &Row, verdict: &Verdict, ends: &[Termination], metrics: &M
         }
     }
     let all = metrics.sum(LOST, &[&workload, "phase=\"terminating\""]);
-    let evidence = count(ends.iter().map(|end| end.evidence.len()).sum());
+    let evidence = ends.iter().map(Termination::shown).sum();
     if !same(all, evidence) {
         found.push(format!("metric {all} over all classes, evidence {evidence}"));
     }
@@ -185,10 +185,6 @@ fn disagreements(row: &Row, verdict: &Verdict, ends: &[Termination], metrics: &M
 /// A sample is a whole number, and this one. Counters of a row stay far below 2^32.
 fn same(sample: f64, number: u64) -> bool {
     u32::try_from(number).is_ok_and(|number| (sample - f64::from(number)).abs() < f64::EPSILON)
-}
-
-fn count(length: usize) -> u64 {
-    u64::try_from(length).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -87,5 +87,6 @@ pub(super) fn loss(serial: u64, slot: SlotRef, container: u32, age: u64, number:
         unread: 0,
         unacked: 0,
         attempted: None,
+        attempts: 1,
     }
 }
