@@ -13,6 +13,7 @@ mod identity;
 mod listener;
 mod load;
 mod maps;
+mod misrouted;
 mod packet;
 mod probe;
 mod read;

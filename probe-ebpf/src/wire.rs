@@ -158,12 +158,11 @@ pub struct SlotRef {
     pub generation: u32,
 }
 
-/// Key of the memory of closed connections, seen from the pod.
+/// Key of the memory of closed connections and of counted SYNs, seen from the pod. A pod that has the address of one that
+/// is gone shares its tuples; the value says whose one is.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Tuple {
-    /// The pod's slot.
-    pub slot: u32,
     /// The client's port.
     pub peer_port: u16,
     /// The pod's port.
@@ -186,8 +185,12 @@ pub struct Closed {
     pub request: u32,
     /// Phase in which the connection was made.
     pub phase: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// The pod's slot.
+    pub slot: u32,
+    /// Its generation.
+    pub generation: u32,
+    /// Index of the container that listened, or [`NONE`].
+    pub container: u32,
 }
 
 /// The tuple's last attempt has its class already.
@@ -446,8 +449,8 @@ unpadded! {
     PortKey = 8;
     Port = 40;
     SlotRef = 8;
-    Tuple = 40;
-    Closed = 24;
+    Tuple = 36;
+    Closed = 32;
     Syn = 8;
     Loss = 88;
     Signal = 40;

@@ -36,15 +36,15 @@ impl Verdict {
 /// Classes that an error of a client can come from.
 pub fn classes_of(error: ErrorKind) -> &'static [&'static str] {
     match error {
-        ErrorKind::ConnectRefused => &["refused"],
+        ErrorKind::ConnectRefused => &["refused", "misrouted"],
         // The RST of a refusal is lost when the pod's interface goes at that moment.
         ErrorKind::ConnectTimeout => &["blackholed", "overflow", "refused"],
         ErrorKind::ConnectUnreachable => &["blackholed"],
         ErrorKind::ConnectReset => &["unaccepted", "refused"],
         ErrorKind::SendError | ErrorKind::Reset => {
-            &["unaccepted", "unread", "unanswered", "stale_reuse", "truncated"]
+            &["unaccepted", "unread", "unanswered", "stale_reuse", "truncated", "misrouted"]
         }
-        ErrorKind::Eof => &["unanswered", "stale_reuse"],
+        ErrorKind::Eof => &["unanswered", "stale_reuse", "misrouted"],
         ErrorKind::Truncated => &["truncated"],
         ErrorKind::Timeout => {
             &["blackholed", "stale_reuse", "abandoned", "unanswered", "unread", "unaccepted"]

@@ -212,10 +212,10 @@ pub(super) fn late_attempt(counters: *mut Counters, phase: Phase, at_ns: u64) {
 
 /// Remembers a tuple; a full memory is counted.
 #[inline(always)]
-pub(super) fn remember(slot: SlotRef, tuple: &Tuple, closed: &Closed) {
+pub(super) fn remember(tuple: &Tuple, closed: &Closed) {
     if maps::CLOSED.insert(tuple, closed, 0).is_err() {
         anomaly(anomaly::CLOSED_FULL);
-        if let Some(counters) = counters(slot) {
+        if let Some(counters) = maps::COUNTERS.get_ptr_mut(closed.slot) {
             // SAFETY: a live map value.
             add(unsafe { &raw mut (*counters).closed_refused });
         }
@@ -229,6 +229,14 @@ pub(super) fn remembered(tuple: &Tuple) -> Option<*mut Closed> {
     // SAFETY: a live map value.
     let age = load::now_ns().wrapping_sub(unsafe { (*closed).at_ns });
     if age < wire::CLOSED_NS { Some(closed) } else { None }
+}
+
+/// The same, if it is of this slot's pod and not of the one that had its address before.
+#[inline(always)]
+pub(super) fn remembered_of(slot: SlotRef, tuple: &Tuple) -> Option<*mut Closed> {
+    // SAFETY: a live map value.
+    remembered(tuple)
+        .filter(|closed| unsafe { (**closed).slot == slot.slot && (**closed).generation == slot.generation })
 }
 
 /// Remembers a SYN that is about to be counted; false if it was before. A lost answer makes the client's kernel send it

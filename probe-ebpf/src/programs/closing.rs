@@ -188,14 +188,15 @@ fn answered_late(connection: &Connection) {
 fn remember(connection: &Connection) {
     let counted = if connection.flags & IS_COUNTED != 0 { probe_ebpf::wire::CLOSED_COUNTED } else { 0 };
     account::remember(
-        connection.slot,
         &connection.tuple(),
         &Closed {
             at_ns: load::now_ns(),
             flags: counted,
             request: connection.request + 1,
             phase: u32::from(connection.opened_phase),
-            reserved: 0,
+            slot: connection.slot.slot,
+            generation: connection.slot.generation,
+            container: connection.container,
         },
     );
 }
@@ -270,7 +271,7 @@ pub(super) fn after_close(connection: &mut Connection, class: Class, confidence:
     let mut attempt = Attempt::on(connection, class, confidence, phase, connection.request_phase != 0);
     attempt.unread = unread;
     account::loss(&attempt);
-    if let Some(closed) = account::remembered(&connection.tuple()) {
+    if let Some(closed) = account::remembered_of(connection.slot, &connection.tuple()) {
         account::count_once(closed);
     }
 }

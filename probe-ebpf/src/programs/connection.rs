@@ -81,7 +81,6 @@ impl Connection {
     #[inline(always)]
     pub(super) fn tuple(&self) -> Tuple {
         Tuple {
-            slot: self.slot.slot,
             peer_port: self.peer_port,
             local_port: self.local_port,
             peer: account::bytes(self.peer),

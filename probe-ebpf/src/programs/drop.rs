@@ -9,10 +9,10 @@ use super::account::{self, Attempt};
 use super::identity;
 use super::load;
 use super::packet::{self, ACK, Packet, RST, SYN};
-use super::reset::{attempt_of, stale, tuple_of};
+use super::reset::{attempt_of, counted, stale, tuple_of};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::class::{Class, Confidence, Phase};
-use probe_ebpf::wire::{CLOSED_COUNTED, Closed, Port};
+use probe_ebpf::wire::{Port, SlotRef};
 
 #[btf_tracepoint(function = "kfree_skb")]
 pub(crate) fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
@@ -73,9 +73,9 @@ fn on_closed(skb: *const u8) {
 
 #[inline(always)]
 fn blackholed(port: &Port, packet: &Packet, sent_ns: u64) {
-    let slot = probe_ebpf::wire::SlotRef { slot: port.slot, generation: port.generation };
+    let slot = SlotRef { slot: port.slot, generation: port.generation };
     let phase = identity::phase(slot, port.container);
-    if !account::count_syn_once(&tuple_of(slot, packet), packet.sequence, phase) {
+    if !account::count_syn_once(&tuple_of(packet), packet.sequence, phase) {
         return;
     }
     if let Some(counters) = account::counters(slot) {
@@ -90,19 +90,19 @@ fn blackholed(port: &Port, packet: &Packet, sent_ns: u64) {
 /// closed, the pod went without a word.
 #[inline(always)]
 fn data(port: &Port, packet: &Packet) {
-    let slot = probe_ebpf::wire::SlotRef { slot: port.slot, generation: port.generation };
-    let tuple = tuple_of(slot, packet);
-    if account::remembered(&tuple).is_some() {
+    let slot = SlotRef { slot: port.slot, generation: port.generation };
+    let tuple = tuple_of(packet);
+    if account::remembered_of(slot, &tuple).is_some() {
         stale(port, packet, Confidence::Inferred);
         return;
     }
     let phase = identity::phase(slot, port.container);
-    let closed = Closed { at_ns: load::now_ns(), flags: CLOSED_COUNTED, request: 1, phase: 0, reserved: 0 };
-    account::remember(slot, &tuple, &closed);
+    account::remember(&tuple, &counted(port, Phase::Running));
     account::loss(&gone(port, packet, phase));
 }
 
 #[inline(always)]
 fn gone(port: &Port, packet: &Packet, phase: Phase) -> Attempt {
-    attempt_of(port, packet, Class::Blackholed, Confidence::Inferred, phase)
+    let slot = SlotRef { slot: port.slot, generation: port.generation };
+    attempt_of(slot, port.container, packet, Class::Blackholed, Confidence::Inferred, phase)
 }

@@ -41,6 +41,9 @@ pub(super) static EPOCH: Array<u32> = Array::with_max_entries(1, 0);
 /// Address -> slot. User space writes.
 #[map]
 pub(super) static ADDRESSES: HashMap<[u64; 2], SlotRef> = HashMap::with_max_entries(wire::ADDRESSES, 0);
+/// Address -> the slot that had it before the one that has it now. User space writes.
+#[map]
+pub(super) static FORMER: HashMap<[u64; 2], SlotRef> = HashMap::with_max_entries(wire::ADDRESSES, 0);
 /// Scope and port -> port. Both write.
 #[map]
 pub(super) static PORTS: HashMap<PortKey, Port> = HashMap::with_max_entries(wire::PORTS, 0);

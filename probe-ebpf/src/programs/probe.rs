@@ -89,8 +89,16 @@ pub(super) fn connected(sk: *const u8) {
         // SAFETY: a live map value.
         account::add(unsafe { &raw mut (*port).probed });
     }
-    let closed = Closed { at_ns: load::now_ns(), flags: CLOSED_PROBE, request: 0, phase: 0, reserved: 0 };
-    account::remember(seen.slot, &seen.tuple(), &closed);
+    let closed = Closed {
+        at_ns: load::now_ns(),
+        flags: CLOSED_PROBE,
+        request: 0,
+        phase: 0,
+        slot: seen.slot.slot,
+        generation: seen.slot.generation,
+        container: seen.container,
+    };
+    account::remember(&seen.tuple(), &closed);
 }
 
 /// SYN_SENT -> CLOSE on the client side: if the attempt was counted as refused, it is counted as a probe's too.

@@ -7,12 +7,12 @@ use super::account::{self, Attempt};
 use super::connection::{self, IS_CLOSED, IS_PROBE};
 use super::load::{self, direct, tcp};
 use super::packet::{self, ACK, FIN, Packet, RST, SYN};
-use super::{closing, identity};
+use super::{closing, identity, misrouted};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::decide;
 use probe_ebpf::fields::Field;
-use probe_ebpf::wire::{CLOSED_COUNTED, Closed, Port, SlotRef, Tuple};
+use probe_ebpf::wire::{CLOSED_COUNTED, Closed, PORT_SEEN, Port, SlotRef, Tuple};
 
 /// Since 6.10: fires for every reset sent, whatever socket there is.
 #[btf_tracepoint(function = "tcp_send_reset")]
@@ -33,9 +33,21 @@ pub(crate) fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
     match direct::<u8>(sk, Field::State) {
         tcp::TIME_WAIT => time_wait(sk, skb),
         tcp::NEW_SYN_RECV => {}
+        state if i32::from(state) == tcp::LISTEN => on_listener(sk, skb),
         _ => on_closed(sk, skb),
     }
     0
+}
+
+/// A segment of a connection that the namespace does not know, to a port on which it listens.
+#[inline(always)]
+fn on_listener(sk: *const u8, skb: *const u8) {
+    // The packet has no device any more.
+    let cookie = load::net_cookie(sk);
+    let Some(packet) = packet::parse(skb) else { return };
+    if cookie != load::host_net() {
+        misrouted::segment(identity::scope_of_packet(cookie, packet.destination), &packet);
+    }
 }
 
 /// A segment reached a socket in FIN_WAIT or CLOSE whose owner had closed it (TCP_ABORT_ON_DATA).
@@ -64,7 +76,7 @@ fn on_closed(sk: *const u8, skb: *const u8) {
 /// or met the socket on its way to TIME_WAIT (TCP_CLOSE). After the reset nothing is sent again, so the FIN is all that
 /// is left of that request.
 #[inline(always)]
-fn tells_of_data(packet: &Packet) -> bool {
+pub(super) fn tells_of_data(packet: &Packet) -> bool {
     packet.payload > 0 || packet.flags & (FIN | SYN | RST) == FIN
 }
 
@@ -90,9 +102,9 @@ fn time_wait(sk: *const u8, skb: *const u8) {
 #[inline(always)]
 pub(super) fn stale(port: &Port, packet: &Packet, confidence: Confidence) {
     let slot = SlotRef { slot: port.slot, generation: port.generation };
-    let tuple = tuple_of(slot, packet);
+    let tuple = tuple_of(packet);
     let phase = identity::phase(slot, port.container);
-    let (request, opened) = match account::remembered(&tuple) {
+    let (request, opened) = match account::remembered_of(slot, &tuple) {
         Some(closed) => {
             if !account::count_once(closed) {
                 return;
@@ -102,15 +114,11 @@ pub(super) fn stale(port: &Port, packet: &Packet, confidence: Confidence) {
         }
         None => {
             // Closed while the pod was running: what came before is not known, but this is the first such segment.
-            account::remember(
-                slot,
-                &tuple,
-                &Closed { at_ns: load::now_ns(), flags: CLOSED_COUNTED, request: 1, phase: 0, reserved: 0 },
-            );
+            account::remember(&tuple, &counted(port, Phase::Running));
             (1, 0)
         }
     };
-    let mut attempt = attempt_of(port, packet, Class::StaleReuse, confidence, phase);
+    let mut attempt = attempt_of(slot, port.container, packet, Class::StaleReuse, confidence, phase);
     attempt.request = request;
     attempt.late_connection = opened != 0;
     account::loss(&attempt);
@@ -126,16 +134,29 @@ fn without_socket(skb: *const u8) {
         return;
     }
     let Some(packet) = packet::parse(skb) else { return };
-    let Some(scope) = identity::scope_of_packet(cookie, packet.destination) else { return };
-    // A port that nobody declared and nobody listened on is a port scan's, one that no service names a scraper's.
-    let Some(port) = identity::client_port(scope, packet.destination_port) else { return };
     if packet.source == packet.destination || packet.flags & RST != 0 {
         return;
     }
+    let scope = identity::scope_of_packet(cookie, packet.destination);
+    if packet.flags & SYN == 0 && cookie != load::host_net() && misrouted::segment(scope, &packet) {
+        return;
+    }
+    let Some(scope) = scope else { return };
+    // A port that nobody declared and nobody listened on is a port scan's, one that no service names a scraper's.
+    let port = identity::client_port(scope, packet.destination_port);
     if packet.flags & (SYN | ACK) == SYN {
         // SAFETY: a live map value.
-        refused(unsafe { &*port }, &packet);
-    } else if packet.flags & SYN == 0 {
+        let has_listened = port.is_some_and(|port| unsafe { (*port).flags } & PORT_SEEN != 0);
+        if !has_listened && misrouted::connect(scope, &packet) {
+            return;
+        }
+        if let Some(port) = port {
+            // SAFETY: a live map value.
+            refused(unsafe { &*port }, &packet);
+        }
+    } else if packet.flags & SYN == 0
+        && let Some(port) = port
+    {
         half_open(port, &packet);
     }
 }
@@ -145,7 +166,7 @@ fn refused(port: &Port, packet: &Packet) {
     let slot = SlotRef { slot: port.slot, generation: port.generation };
     let phase = identity::phase(slot, port.container);
     // If this was a probe, its client socket will say so in a moment and ask for the phase that was counted.
-    if !account::count_syn_once(&tuple_of(slot, packet), packet.sequence, phase) {
+    if !account::count_syn_once(&tuple_of(packet), packet.sequence, phase) {
         return;
     }
     if port.probing == 0
@@ -153,7 +174,7 @@ fn refused(port: &Port, packet: &Packet) {
     {
         account::late_attempt(counters, phase, load::now_ns());
     }
-    account::loss(&attempt_of(port, packet, Class::Refused, Confidence::Observed, phase));
+    account::loss(&attempt_of(slot, port.container, packet, Class::Refused, Confidence::Observed, phase));
 }
 
 /// Data (or the last ACK of a handshake) for a connection that no socket knows.
@@ -163,8 +184,8 @@ fn half_open(port: *mut Port, packet: &Packet) {
     let seen = unsafe { *port };
     let slot = SlotRef { slot: seen.slot, generation: seen.generation };
     let phase = identity::phase(slot, seen.container);
-    let tuple = tuple_of(slot, packet);
-    if account::remembered(&tuple).is_some() {
+    let tuple = tuple_of(packet);
+    if account::remembered_of(slot, &tuple).is_some() {
         // A connection that was reset: segments that were in flight. Or one counted here before.
         if packet.payload > 0 && seen.half_open == 0 {
             stale(&seen, packet, Confidence::Observed);
@@ -174,26 +195,39 @@ fn half_open(port: *mut Port, packet: &Packet) {
     if seen.half_open > 0 {
         // SAFETY: a live map value; the worst of a race is one handshake too many.
         unsafe { (*port).half_open -= 1 };
-        let closed = Closed {
-            at_ns: load::now_ns(),
-            flags: CLOSED_COUNTED,
-            request: 1,
-            phase: phase as u32,
-            reserved: 0,
-        };
-        account::remember(slot, &tuple, &closed);
-        account::loss(&attempt_of(&seen, packet, Class::Unaccepted, Confidence::Observed, phase));
+        account::remember(&tuple, &counted(&seen, phase));
+        account::loss(&attempt_of(
+            slot,
+            seen.container,
+            packet,
+            Class::Unaccepted,
+            Confidence::Observed,
+            phase,
+        ));
     } else if packet.payload > 0 && !matches!(phase, Phase::Running) {
         // Its TIME_WAIT is over: the client did not look for a minute.
         stale(&seen, packet, Confidence::Inferred);
     }
 }
 
+/// What is remembered of a connection whose only attempt known here is lost, and was in this phase.
+#[inline(always)]
+pub(super) fn counted(port: &Port, phase: Phase) -> Closed {
+    Closed {
+        at_ns: load::now_ns(),
+        flags: CLOSED_COUNTED,
+        request: 1,
+        phase: phase as u32,
+        slot: port.slot,
+        generation: port.generation,
+        container: port.container,
+    }
+}
+
 /// The tuple of a packet to a pod.
 #[inline(always)]
-pub(super) fn tuple_of(slot: SlotRef, packet: &Packet) -> Tuple {
+pub(super) fn tuple_of(packet: &Packet) -> Tuple {
     Tuple {
-        slot: slot.slot,
         peer_port: packet.source_port,
         local_port: packet.destination_port,
         peer: account::bytes(packet.source),
@@ -204,7 +238,8 @@ pub(super) fn tuple_of(slot: SlotRef, packet: &Packet) -> Tuple {
 /// An attempt that is known by one packet to a pod.
 #[inline(always)]
 pub(super) fn attempt_of(
-    port: &Port,
+    slot: SlotRef,
+    container: u32,
     packet: &Packet,
     class: Class,
     confidence: Confidence,
@@ -213,8 +248,8 @@ pub(super) fn attempt_of(
     let late = !matches!(phase, Phase::Running);
     Attempt {
         attempts: 1,
-        slot: SlotRef { slot: port.slot, generation: port.generation },
-        container: port.container,
+        slot,
+        container,
         class,
         confidence,
         phase,

@@ -27,7 +27,7 @@ use super::tables::Plain;
 
 /// Maps that are pinned, all but the settings, which are of one instance; with the bytes of their keys and values where
 /// user space reads them.
-const MAPS: [(&str, Option<(usize, usize)>); 17] = [
+const MAPS: [(&str, Option<(usize, usize)>); 18] = [
     ("CONTROL", Some((4, size_of::<Control>()))),
     ("SAVED", Some((4, SAVED_CHUNK))),
     ("SLOTS", Some((4, size_of::<Slot>()))),
@@ -37,6 +37,7 @@ const MAPS: [(&str, Option<(usize, usize)>); 17] = [
     ("NAMESPACES", Some((8, size_of::<SlotRef>()))),
     ("EPOCH", Some((4, 4))),
     ("ADDRESSES", Some((16, size_of::<SlotRef>()))),
+    ("FORMER", Some((16, size_of::<SlotRef>()))),
     ("PORTS", Some((size_of::<PortKey>(), size_of::<Port>()))),
     ("CLOSED", Some((size_of::<Tuple>(), size_of::<Closed>()))),
     ("SYNS", Some((size_of::<Tuple>(), size_of::<Syn>()))),

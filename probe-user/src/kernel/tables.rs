@@ -75,6 +75,7 @@ pub(super) struct Tables {
     cgroups: HashMap<MapData, u64, u32>,
     namespaces: HashMap<MapData, u64, Plain<SlotRef>>,
     addresses: HashMap<MapData, [u8; 16], Plain<SlotRef>>,
+    former: HashMap<MapData, [u8; 16], Plain<SlotRef>>,
     ports: HashMap<MapData, Plain<PortKey>, Plain<Port>>,
     closed: HashMap<MapData, Plain<Tuple>, Plain<Closed>>,
     anomalies: Array<MapData, u64>,
@@ -99,6 +100,7 @@ impl Tables {
             cgroups: take(ebpf, "CGROUPS")?,
             namespaces: take(ebpf, "NAMESPACES")?,
             addresses: take(ebpf, "ADDRESSES")?,
+            former: take(ebpf, "FORMER")?,
             ports: take(ebpf, "PORTS")?,
             closed: take(ebpf, "CLOSED")?,
             anomalies: take(ebpf, "ANOMALIES")?,
@@ -128,7 +130,13 @@ impl Tables {
             Command::SetServed { slot, served } => self.flag(slot, SLOT_SERVED, served),
             Command::ForgetSlot { slot } => self.forget(slot),
             Command::AddAddress { address, slot } => {
-                self.addresses.insert(octets(address), Plain(slot), 0).map_err(failed("add an address"))?;
+                let key = octets(address);
+                if let Ok(owner) = self.addresses.get(&key, 0)
+                    && owner.0 != slot
+                {
+                    self.former.insert(key, owner, 0).map_err(failed("move an address"))?;
+                }
+                self.addresses.insert(key, Plain(slot), 0).map_err(failed("add an address"))?;
                 self.next_epoch()
             }
             Command::RemoveAddress { address, slot } => self.remove_address(address, slot),
@@ -198,14 +206,16 @@ impl Tables {
         for key in keys(&self.addresses, |value| old(value.0)) {
             self.addresses.remove(&key).map_err(failed("remove an address"))?;
         }
+        for key in keys(&self.former, |value| old(value.0)) {
+            self.former.remove(&key).map_err(failed("remove a former address"))?;
+        }
         for key in
             keys(&self.ports, |value| old(SlotRef { slot: value.0.slot, generation: value.0.generation }))
         {
             self.ports.remove(&key).map_err(failed("remove a port"))?;
         }
-        let tuples: Vec<Plain<Tuple>> =
-            self.closed.keys().filter_map(Result::ok).filter(|tuple| tuple.0.slot == slot.slot).collect();
-        for tuple in tuples {
+        let is_of_it = |closed: Closed| old(SlotRef { slot: closed.slot, generation: closed.generation });
+        for tuple in keys(&self.closed, |value| is_of_it(value.0)) {
             // The kernel removes entries too; what is gone is gone.
             let _gone = self.closed.remove(&tuple);
         }

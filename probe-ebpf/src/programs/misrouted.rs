@@ -1,0 +1,71 @@
+//! What was meant for a pod that is gone and came to the one that has its address now: that one knows nothing of it and
+//! answers with a reset. For the reset hook. What it answers by itself is not seen: the client got an answer.
+
+use super::account::{self, Attempt};
+use super::packet::Packet;
+use super::reset::{attempt_of, tells_of_data, tuple_of};
+use super::{identity, load, maps};
+use probe_ebpf::class::{Class, Confidence};
+use probe_ebpf::wire::{HOST_SCOPE, PORT_SEEN, SlotRef};
+
+/// A segment of a connection to the pod before, in the namespace of another; false if it is of no such connection.
+#[inline(always)]
+pub(super) fn segment(scope: Option<u32>, packet: &Packet) -> bool {
+    let Some(remembered) = account::remembered(&tuple_of(packet)) else { return false };
+    // SAFETY: a live map value.
+    let closed = unsafe { *remembered };
+    let slot = SlotRef { slot: closed.slot, generation: closed.generation };
+    if scope == Some(slot.slot) || identity::valid(slot).is_none() {
+        return false;
+    }
+    if tells_of_data(packet) && account::count_once(remembered) {
+        let phase = identity::phase(slot, closed.container);
+        account::loss(&Attempt {
+            request: closed.request,
+            late_connection: closed.phase != 0,
+            ..attempt_of(slot, closed.container, packet, Class::Misrouted, Confidence::Inferred, phase)
+        });
+    }
+    true
+}
+
+/// A refused connect to a port that its pod never had and the pod before did; false if it is none.
+#[inline(always)]
+pub(super) fn connect(scope: u32, packet: &Packet) -> bool {
+    let Some(slot) = former(scope, packet.destination) else { return false };
+    let Some(port) = identity::client_port(slot.slot, packet.destination_port) else { return false };
+    // SAFETY: a live map value.
+    let port = unsafe { *port };
+    // Probes are for the pod of now, whatever the API says of addresses.
+    if port.flags & PORT_SEEN == 0 || port.probing != 0 || !identity::exited(slot, port.container) {
+        return false;
+    }
+    let phase = identity::phase(slot, port.container);
+    if account::count_syn_once(&tuple_of(packet), packet.sequence, phase) {
+        if let Some(counters) = account::counters(slot) {
+            account::late_attempt(counters, phase, load::now_ns());
+        }
+        account::loss(&attempt_of(
+            slot,
+            port.container,
+            packet,
+            Class::Misrouted,
+            Confidence::Inferred,
+            phase,
+        ));
+    }
+    true
+}
+
+/// The slot that had the address before this one; the API may not know of the change yet.
+#[inline(always)]
+fn former(scope: u32, address: [u64; 2]) -> Option<SlotRef> {
+    if scope == HOST_SCOPE {
+        return None;
+    }
+    let is_other = |slot: &SlotRef| slot.slot != scope;
+    identity::slot_of_address(address).filter(is_other).or_else(|| {
+        // SAFETY: the map is preallocated; a value read while user space removes it has an old generation at worst.
+        unsafe { maps::FORMER.get(address) }.copied().and_then(identity::valid).filter(is_other)
+    })
+}
