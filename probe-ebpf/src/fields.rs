@@ -69,6 +69,8 @@ fields! {
     ExitCode = "task_struct" "exit_code";
     /// The first thread of its group; it outlives the others, as a zombie if need be.
     GroupLeader = "task_struct" "group_leader";
+    /// Who made it, or who took it over when that process ended.
+    RealParent = "task_struct" "real_parent";
     /// Its pid structure.
     ThreadPid = "task_struct" "thread_pid";
     /// Its cgroups.
@@ -85,6 +87,10 @@ fields! {
     PidNumbers = "pid" "numbers";
     /// A number.
     UpidNumber = "upid" "nr";
+    /// The namespace of that number.
+    UpidNamespace = "upid" "ns";
+    /// The first process of a pid namespace.
+    ChildReaper = "pid_namespace" "child_reaper";
     /// The cgroup v2 of a set.
     DefaultCgroup = "css_set" "dfl_cgrp";
     /// The cgroup v1 states of a set.

@@ -14,6 +14,8 @@ mod crash;
 mod families;
 #[path = "agent/host_network.rs"]
 mod host_network;
+#[path = "agent/inits.rs"]
+mod inits;
 #[path = "agent/late_start.rs"]
 mod late_start;
 #[path = "agent/limited.rs"]
@@ -57,7 +59,7 @@ fn trial(name: &str, test: fn() -> anyhow::Result<()>) -> Trial {
 /// What is missing; `None` if nothing is.
 fn obstacle() -> Option<String> {
     world::suite::obstacle().or_else(|| {
-        let programs = ["prometheus", "prlimit", "setpriv"].into_iter();
+        let programs = ["prometheus", "prlimit", "setpriv", "unshare"].into_iter();
         let missing = programs.map(find_program).find_map(Result::err);
         missing.or_else(|| site::program().err()).map(|error| format!("{error:#}"))
     })
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
         reuse::trials(),
         host_network::trials(),
         crash::trials(),
+        inits::trials(),
         rubbish::trials(),
         own_end::trials(),
         limited::trials(),

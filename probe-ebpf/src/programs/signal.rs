@@ -38,12 +38,14 @@ pub(crate) fn signal_generate(ctx: BtfTracePointContext) -> i32 {
     let Some(slot) = identity::slot_of_container(container) else { return 0 };
     if signal == SIGKILL {
         // A worker that is killed is not the container; nobody inside can kill the init.
-        if !identity::is_init(task) {
+        if !identity::is_init(task, container) {
             return 0;
         }
     } else if !sent_by_user(info) || from_inside(slot) {
         return 0;
     }
+    // A runtime sends its stop signal to the container's init.
+    identity::learn_init(task, container);
     let ignored = result == IGNORED;
     if !ignored {
         stop(container, slot);

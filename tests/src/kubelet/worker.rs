@@ -22,7 +22,7 @@ use super::probe::ReadinessProbe;
 use super::status::{StatusInput, status_of};
 use super::{Shared, random_id};
 use crate::apiserver::Kind;
-use crate::node::{Exit, PodAddresses, ProcessSpec, Sandbox};
+use crate::node::{Exit, Pids, PodAddresses, ProcessSpec, Sandbox};
 
 /// The first restart comes at once, the next after this, then twice as long each time.
 const FIRST_BACKOFF: Duration = Duration::from_secs(10);
@@ -62,6 +62,8 @@ pub(super) struct Worker {
     pub(super) termination: Option<(Instant, Duration)>,
     restart_policy: String,
     host_network: bool,
+    share_pids: bool,
+    host_pids: bool,
     addresses: Option<PodAddresses>,
     directory: PathBuf,
     started: Timestamp,
@@ -87,6 +89,8 @@ impl Worker {
             name: text(&pod["metadata"]["name"]),
             containers: specs.map(Container::new).collect::<Result<_, _>>()?,
             host_network: pod["spec"]["hostNetwork"] == true,
+            share_pids: pod["spec"]["shareProcessNamespace"] == true,
+            host_pids: pod["spec"]["hostPID"] == true,
             restart_policy: pod["spec"]["restartPolicy"].as_str().unwrap_or("Always").to_owned(),
             shared,
             uid,
@@ -167,6 +171,11 @@ impl Worker {
             environment: environment_of(spec, &self.name, &self.namespace, addresses),
             cgroup: self.shared.node.cgroups().create_container(&self.uid, &id)?,
             network: Some(sandbox.network().clone()),
+            pids: match (self.host_pids, self.share_pids) {
+                (true, _) => Pids::Node,
+                (false, true) => sandbox.pids(),
+                (false, false) => Pids::Own,
+            },
             log: self.directory.join(format!("{name}.log")),
         })?);
         let (outbox, waited, exited_id) = (self.outbox.clone(), Arc::clone(&process), id.clone());
