@@ -150,6 +150,8 @@ pub struct Offsets {
     pub host_net: u64,
     /// Bit n: signal n, sent from outside the pod to a process group leader, stops a container.
     pub stop_signals: u64,
+    /// Bit n: signal n does so while the pod is being deleted; at other times it is a reload or the like.
+    pub deletion_signals: u64,
     /// Bit n: a packet dropped for reason n may have been on its way to an address that is gone.
     pub drop_reasons: [u64; 4],
     /// Number of the drop reason "queue purged", or [`ABSENT`]: a socket's own queue, or one of a device that went.
@@ -170,6 +172,7 @@ impl Offsets {
         reserved: 0,
         host_net: 0,
         stop_signals: 0,
+        deletion_signals: 0,
         drop_reasons: [0; 4],
         queue_purge: ABSENT,
         tcp_close: ABSENT,

@@ -10,6 +10,8 @@ mod classes;
 mod controls;
 #[path = "agent/crash.rs"]
 mod crash;
+#[path = "agent/ends.rs"]
+mod ends;
 #[path = "agent/families.rs"]
 mod families;
 #[path = "agent/host_network.rs"]
@@ -82,6 +84,7 @@ fn main() -> ExitCode {
         reuse::trials(),
         host_network::trials(),
         crash::trials(),
+        ends::trials(),
         inits::trials(),
         rubbish::trials(),
         own_end::trials(),

@@ -8,16 +8,14 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use world::agent::Termination;
 use world::clients::Load;
 use world::controllers::PodRef;
 
-use crate::site::{LOST, NAMESPACE, Site, address_of, exact, same, wait_exited, workload};
+use crate::site::{SERVER, Site, address_of, exact, same, serving, wait_exited, workload};
 use crate::{SOON, trial};
 
-/// The test server, for commands that start it.
-const SERVER: &str = env!("CARGO_BIN_EXE_testserver");
 /// What a container writes when the pid namespace that it made is gone.
 const GONE: &str = "nested init gone";
 /// Requests that are in flight when a server dies.
@@ -44,20 +42,20 @@ fn inits() -> anyhow::Result<()> {
     let nesting = format!(
         "unshare --pid --fork sleep infinity & (unshare --pid --fork true; echo {GONE}) & exec {SERVER} --on-term drain"
     );
-    let shell = |line: &str| json!({"command": ["sh", "-c", line]});
-    let serving = json!({"command": [SERVER, "--on-term", "drain"]});
+    let shell = |line: &str| serving(&["sh", "-c", line]);
+    let draining = serving(&[SERVER, "--on-term", "drain"]);
     let shared = json!({"shareProcessNamespace": true});
     let shared_briefly = json!({"shareProcessNamespace": true, "terminationGracePeriodSeconds": 2});
     let ignoring = format!("trap '' TERM; exec {SERVER} --on-term ignore");
     let in_front = format!("{SERVER} --on-term drain; true");
     let cases = [
         ("nesting", shell(&nesting), json!({}), DRAINED),
-        ("sharing", serving.clone(), shared.clone(), DRAINED),
-        ("on-node", serving.clone(), json!({"hostPID": true}), DRAINED),
+        ("sharing", draining.clone(), shared.clone(), DRAINED),
+        ("on-node", draining.clone(), json!({"hostPID": true}), DRAINED),
         // Not pid 1: what it does not handle ends it.
         (
             "unhandled",
-            json!({"command": [SERVER, "--on-term", "ignore"]}),
+            serving(&[SERVER, "--on-term", "ignore"]),
             shared.clone(),
             Told { code: 143, ..DRAINED },
         ),
@@ -77,9 +75,11 @@ fn inits() -> anyhow::Result<()> {
     ];
     let mut pods = Vec::new();
     for (name, container, spec, _) in &cases {
-        pods.push(start_pod(&site, name, container, spec)?);
+        let mut spec = spec.clone();
+        spec["containers"] = json!([container]);
+        pods.push(site.pod(name, &spec)?);
     }
-    let crashing = start_pod(&site, "crashing", &serving, &shared)?;
+    let crashing = site.pod("crashing", &json!({"shareProcessNamespace": true, "containers": [draining]}))?;
     nobody_is_late(&site, &pods[0])?;
     for pod in &pods {
         site.world.delete(pod)?;
@@ -90,23 +90,6 @@ fn inits() -> anyhow::Result<()> {
         told_as(told, end).with_context(|| format!("{name}: {end:#?}"))?;
     }
     site.finish()
-}
-
-/// A pod without an owner whose one container serves on port 8080; Ready, and known to the agent.
-fn start_pod(site: &Site, name: &str, container: &Value, spec: &Value) -> anyhow::Result<PodRef> {
-    let mut container = container.clone();
-    container["name"] = json!("server");
-    container["ports"] = json!([{"name": "http", "containerPort": 8080}]);
-    container["readinessProbe"] =
-        json!({"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 1, "failureThreshold": 1});
-    let mut pod = json!({"metadata": {"labels": {"app": name}}, "spec": spec});
-    pod["spec"]["containers"] = json!([container]);
-    let pod = site.world.pod_of_value(NAMESPACE, name, pod)?;
-    site.world.wait_ready(&pod, true, SOON)?;
-    site.until("the workload's series", || {
-        Ok(site.agent.metrics()?.has(LOST, &[&workload(name), "phase=\"terminating\""]))
-    })?;
-    Ok(pod)
 }
 
 /// The end of a pid namespace that a container made is not the container's end.
