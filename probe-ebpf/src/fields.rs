@@ -71,6 +71,8 @@ fields! {
     ExitCode = "task_struct" "exit_code";
     /// The first thread of its group; it outlives the others, as a zombie if need be.
     GroupLeader = "task_struct" "group_leader";
+    /// Who made it, or who took it over when that process ended.
+    RealParent = "task_struct" "real_parent";
     /// Its pid structure.
     ThreadPid = "task_struct" "thread_pid";
     /// Its cgroups.
@@ -87,6 +89,10 @@ fields! {
     PidNumbers = "pid" "numbers";
     /// A number.
     UpidNumber = "upid" "nr";
+    /// The namespace of that number.
+    UpidNamespace = "upid" "ns";
+    /// The first process of a pid namespace.
+    ChildReaper = "pid_namespace" "child_reaper";
     /// The cgroup v2 of a set.
     DefaultCgroup = "css_set" "dfl_cgrp";
     /// The cgroup v1 states of a set.
@@ -146,6 +152,8 @@ pub struct Offsets {
     pub host_net: u64,
     /// Bit n: signal n, sent from outside the pod to a process group leader, stops a container.
     pub stop_signals: u64,
+    /// Bit n: signal n does so while the pod is being deleted; at other times it is a reload or the like.
+    pub deletion_signals: u64,
     /// Bit n: a packet dropped for reason n may have been on its way to an address that is gone.
     pub drop_reasons: [u64; 4],
     /// Number of the drop reason "queue purged", or [`ABSENT`]: a socket's own queue, or one of a device that went.
@@ -166,6 +174,7 @@ impl Offsets {
         reserved: 0,
         host_net: 0,
         stop_signals: 0,
+        deletion_signals: 0,
         drop_reasons: [0; 4],
         queue_purge: ABSENT,
         tcp_close: ABSENT,

@@ -8,7 +8,7 @@
 use core::mem::size_of;
 
 /// Changed whenever the meaning of a byte here changes; maps of another ABI are not adopted.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// Which programs count, and until when: user space switches from old programs to new ones, which share the maps, with
 /// one write. 0 in `instance`: none does.
@@ -81,7 +81,14 @@ pub struct Container {
     pub stop_ns: u64,
     /// Exit of its init.
     pub exit_ns: u64,
+    /// Pid of its init as the node sees it, where its pid namespace is not its own; [`OWN_PIDS`] where it is; 0 until known.
+    pub init: u32,
+    /// Zero.
+    pub reserved: u32,
 }
+
+/// In place of a pid: the container's init is the first process of its pid namespace.
+pub const OWN_PIDS: u32 = u32::MAX;
 
 /// Entries of the memory of listeners; the oldest give way.
 pub const LISTENERS: u32 = 1024;
@@ -445,7 +452,7 @@ unpadded! {
     Control = 24;
     Slot = 8;
     Listening = 16;
-    Container = 24;
+    Container = 32;
     PortKey = 8;
     Port = 40;
     SlotRef = 8;

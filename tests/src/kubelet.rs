@@ -2,7 +2,8 @@
 //!
 //! In: pods from the store, a settable time late. Out: processes in sandboxes, pod status, the removal of ended pods from the store, and a
 //! [`Journal`] of its own acts. It runs in the root cgroup of the machine, so stop signals come from outside the pod's cgroups.
-//! Not here: volumes, init containers and sidecars, liveness and startup probes, exec and HTTP hooks, resources, eviction.
+//! Not here: volumes, init containers that end, liveness and startup probes and evictions of its own accord (a test asks for them), HTTP hooks,
+//! resources.
 
 mod container;
 mod image;
@@ -27,6 +28,7 @@ use anyhow::Context as _;
 use serde_json::Value;
 
 pub use journal::{Journal, Record, Step, monotonic_ns};
+pub use status::Disruption;
 
 use crate::apiserver::{Kind, Store, Verb};
 use crate::controllers::{Delay, DelayedWatch, Delivery};
@@ -58,6 +60,7 @@ pub(crate) struct Shared {
     testserver: PathBuf,
     sandbox_delay: Delay,
     failures: Mutex<Vec<String>>,
+    inboxes: Mutex<BTreeMap<String, Sender<Message>>>,
 }
 
 /// The running kubelet; dropping it stops it without ending its pods' processes (the node does that).
@@ -83,6 +86,7 @@ impl Kubelet {
             testserver: config.testserver,
             sandbox_delay: config.sandbox_delay,
             failures: Mutex::new(Vec::new()),
+            inboxes: Mutex::default(),
         });
         let stop = Arc::new(AtomicBool::new(false));
         let mut pods = Pods {
@@ -108,6 +112,22 @@ impl Kubelet {
         let thread =
             thread::Builder::new().name("kubelet".to_owned()).spawn(run).context("start the kubelet")?;
         Ok(Self { shared, stop, thread: Some(thread) })
+    }
+
+    /// Ends a pod that nobody deleted; its object stays.
+    pub fn evict(&self, uid: &str, disruption: Disruption, grace: Duration) -> anyhow::Result<()> {
+        self.tell(uid, Message::Evict { disruption, grace })
+    }
+
+    /// Ends a container of a pod that goes on, as after a failed liveness probe.
+    pub fn kill_container(&self, uid: &str, name: &str, grace: Duration) -> anyhow::Result<()> {
+        self.tell(uid, Message::Kill { container: name.to_owned(), grace })
+    }
+
+    fn tell(&self, uid: &str, message: Message) -> anyhow::Result<()> {
+        let inboxes = self.shared.inboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = inboxes.get(uid).and_then(|inbox| inbox.send(message).ok());
+        told.with_context(|| format!("pod {uid} does not run"))
     }
 
     /// Pods that could not be run, in words; empty when all is well.
@@ -184,6 +204,9 @@ impl Pods {
             }
         };
         let thread = thread::Builder::new().name("pod".to_owned()).spawn(run)?;
+        let mut inboxes = self.shared.inboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        inboxes.insert(uid.clone(), inbox.clone());
+        drop(inboxes);
         self.workers.insert(uid, Handle { inbox, thread });
         Ok(())
     }

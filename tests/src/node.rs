@@ -31,7 +31,7 @@ pub use addresses::{AddressPool, AddressReuse, PodAddresses};
 pub use cgroups::{CgroupTree, v2_root};
 pub use netns::NetNs;
 pub use owner::Owner;
-pub use process::{Exit, Process, ProcessSpec};
+pub use process::{Exit, Pids, Process, ProcessSpec};
 pub use programs::{find_program, run_with_input};
 pub use sandbox::Sandbox;
 pub use spawner::Spawner;

@@ -262,6 +262,11 @@ impl World {
         Ok(())
     }
 
+    /// The kubelet, for what it does by itself elsewhere: evictions, failed probes.
+    pub fn kubelet(&self) -> &Kubelet {
+        &self.kubelet
+    }
+
     /// A pod's object.
     pub fn object(&self, pod: &PodRef) -> anyhow::Result<Arc<Value>> {
         Ok(self.store.get(Kind::Pods, &pod.namespace, &pod.name)?)

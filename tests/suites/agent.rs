@@ -10,10 +10,14 @@ mod classes;
 mod controls;
 #[path = "agent/crash.rs"]
 mod crash;
+#[path = "agent/ends.rs"]
+mod ends;
 #[path = "agent/families.rs"]
 mod families;
 #[path = "agent/host_network.rs"]
 mod host_network;
+#[path = "agent/inits.rs"]
+mod inits;
 #[path = "agent/late_start.rs"]
 mod late_start;
 #[path = "agent/limited.rs"]
@@ -59,7 +63,7 @@ fn trial(name: &str, test: fn() -> anyhow::Result<()>) -> Trial {
 /// What is missing; `None` if nothing is.
 fn obstacle() -> Option<String> {
     world::suite::obstacle().or_else(|| {
-        let programs = ["prometheus", "prlimit", "setpriv"].into_iter();
+        let programs = ["prometheus", "prlimit", "setpriv", "unshare"].into_iter();
         let missing = programs.map(find_program).find_map(Result::err);
         missing.or_else(|| site::program().err()).map(|error| format!("{error:#}"))
     })
@@ -82,6 +86,8 @@ fn main() -> ExitCode {
         reuse::trials(),
         host_network::trials(),
         crash::trials(),
+        ends::trials(),
+        inits::trials(),
         rubbish::trials(),
         own_end::trials(),
         limited::trials(),

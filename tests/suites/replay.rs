@@ -70,4 +70,19 @@ scenarios! {
     api_only
     service_ports
     host_ports_passed_on
+    shorter_second_grace
+    forced_after_graceful
+    eviction_api
+    node_shutdown
+    eviction_of_a_crash_loop
+    sidecars_end_last
+    sidecar_restart_then_delete
+    deleted_in_crash_loop
+    dies_during_its_start
+    fallback_by_publishing
+    headless_is_never_fallback
+    addresses_swapped
+    oom_then_crash
+    sigkill_only
+    prestop_ends_the_server
 }

@@ -1,8 +1,8 @@
 //! `tp_btf/sched_process_exit` (5.10+): the exit of a container's init, which stops the container if nothing did before.
 //!
 //! It comes before the sockets close, so that what the exit cuts counts as lost while stopping. Rate: every thread exit
-//! on the node; threads that are not the last of their process return after two reads, processes that are not the first
-//! of a pid namespace after five.
+//! on the node; threads that are not the last of their process return after two reads, processes of no container after a
+//! look at their cgroups.
 
 use super::load::{self, probe};
 use super::{account, identity, maps, signal};
@@ -26,11 +26,11 @@ pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let Some(leader) = probe::<*const u8>(task, Field::GroupLeader) else { return 0 };
-    if !identity::is_init(leader) {
-        return 0;
-    }
     let Some(container) = identity::container_of_task(task) else { return 0 };
     let Some(slot) = identity::slot_of_container(container) else { return 0 };
+    if !identity::is_init(leader, container) {
+        return 0;
+    }
     signal::stop(container, slot, leader);
     if let Some(state) = account::container(container) {
         // SAFETY: a live map value, written by this hook only.

@@ -8,8 +8,8 @@ use super::{account, maps};
 use probe_ebpf::class::Phase;
 use probe_ebpf::fields::{ABSENT, Field};
 use probe_ebpf::wire::{
-    self, HOST_SCOPE, NONE, PORT_FOREIGN, PORT_SEEN, PORT_SERVICE, Port, PortKey, SLOT_DELETING, SLOT_SERVED,
-    SlotRef, anomaly,
+    self, HOST_SCOPE, NONE, OWN_PIDS, PORT_FOREIGN, PORT_SEEN, PORT_SERVICE, Port, PortKey, SLOT_DELETING,
+    SLOT_SERVED, SlotRef, anomaly,
 };
 
 /// BPF_NOEXIST.
@@ -18,6 +18,8 @@ const NO_EXIST: u64 = 1;
 const ANY: u64 = 0;
 /// Levels of cgroups below a container's that are looked through (crun, systemd, nested runtimes).
 const CGROUP_LEVELS: u32 = 5;
+/// Ancestors of a task that are looked through for its container's init.
+const ANCESTORS: u32 = 8;
 
 /// The reference, if its generation is the slot's.
 #[inline(always)]
@@ -310,17 +312,65 @@ pub(super) fn slot_of_container(container: u32) -> Option<SlotRef> {
     valid(SlotRef { slot: state.slot, generation: state.generation })
 }
 
+/// The task is the process whose exit is the container's: the first of the container's own pid namespace (a container may
+/// make more of them inside), or the one that was learned.
+#[inline(always)]
+pub(super) fn is_init(task: *const u8, container: u32) -> bool {
+    if is_first_of_pids(task) {
+        return !is_child_of(task, container);
+    }
+    let learned = maps::CONTAINERS.get(container).map_or(0, |state| state.init);
+    learned != 0 && learned != OWN_PIDS && probe(task, Field::Tgid) == Some(learned)
+}
+
+/// Remembers which process the container is, where its pid namespace does not tell because it is the pod's or the node's:
+/// the oldest ancestor of a task of the container that is in the container too.
+#[inline(always)]
+pub(super) fn learn_init(task: *const u8, container: u32) {
+    let Some(state) = account::container(container) else { return };
+    // SAFETY: a live map value.
+    if unsafe { (*state).init } != 0 || container_of_task(task) != Some(container) {
+        return;
+    }
+    let mut oldest = task;
+    for _ in 0..ANCESTORS {
+        if !is_child_of(oldest, container) {
+            break;
+        }
+        let Some(parent) = probe::<*const u8>(oldest, Field::RealParent) else { return };
+        oldest = parent;
+    }
+    let is_own = own_upid(oldest)
+        .and_then(|upid| probe::<*const u8>(upid, Field::UpidNamespace))
+        .and_then(|namespace| probe::<*const u8>(namespace, Field::ChildReaper))
+        .and_then(container_of_task)
+        == Some(container);
+    let init = if is_own { OWN_PIDS } else { probe(oldest, Field::Tgid).unwrap_or(0) };
+    // SAFETY: a live map value; of two writers either is right.
+    unsafe { (*state).init = init };
+}
+
+/// The task's parent is in the container too.
+#[inline(always)]
+fn is_child_of(task: *const u8, container: u32) -> bool {
+    probe::<*const u8>(task, Field::RealParent).and_then(container_of_task) == Some(container)
+}
+
 /// The task is the first of a pid namespace below the node's.
 #[inline(always)]
-pub(super) fn is_init(task: *const u8) -> bool {
-    let Some(pid) = probe::<*const u8>(task, Field::ThreadPid) else { return false };
-    let level: u32 = probe(pid, Field::PidLevel).unwrap_or(0);
-    if level == 0 || level > 32 {
-        return false;
+fn is_first_of_pids(task: *const u8) -> bool {
+    own_upid(task).and_then(|upid| probe::<u32>(upid, Field::UpidNumber)) == Some(1)
+}
+
+/// The task's number in its own pid namespace.
+#[inline(always)]
+fn own_upid(task: *const u8) -> Option<*const u8> {
+    let pid = probe::<*const u8>(task, Field::ThreadPid)?;
+    let level: u32 = probe(pid, Field::PidLevel)?;
+    if level > 32 {
+        return None;
     }
-    let numbers = load::member(pid, Field::PidNumbers);
-    let own = numbers.wrapping_add(level as usize * load::upid_size() as usize);
-    probe::<u32>(own, Field::UpidNumber) == Some(1)
+    Some(load::member(pid, Field::PidNumbers).wrapping_add(level as usize * load::upid_size() as usize))
 }
 
 const _: () = assert!(wire::SLOTS < NONE);

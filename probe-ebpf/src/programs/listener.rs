@@ -12,6 +12,9 @@ use probe_ebpf::wire::{Kind, LISTENERS_EACH, Listener, Listening, NONE, SlotRef,
 pub(super) fn listening(sk: *const u8) {
     let cookie = load::net_cookie(sk);
     let container = identity::container_of_task(load::current_task());
+    if let Some(container) = container {
+        identity::learn_init(load::current_task(), container);
+    }
     let own = container.and_then(identity::slot_of_container);
     if let Some(slot) = own {
         identity::learn_namespace(cookie, slot);

@@ -45,6 +45,7 @@ setting!(v1_subsystem: u32);
 setting!(hierarchy: u32);
 setting!(host_net: u64);
 setting!(stop_signals: u64);
+setting!(deletion_signals: u64);
 setting!(queue_purge: u32);
 setting!(tcp_close: u32);
 setting!(instance: u64);

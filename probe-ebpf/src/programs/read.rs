@@ -36,6 +36,10 @@ pub(crate) fn tcp_rcv_space_adjust(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let write_seq: u32 = direct(tp, Field::WriteSeq);
+    if connection.flags & HAS_READ == 0 {
+        // The listener may be older than the agent.
+        identity::learn_init(load::current_task(), connection.container);
+    }
     if connection.flags & HAS_READ == 0 || connection.wseq_read != write_seq {
         next_request(connection);
         connection.wseq_read = write_seq;
@@ -92,6 +96,7 @@ fn adopt(sk: *const u8) {
         adopted.slot = SlotRef { slot: (*port).slot, generation: (*port).generation };
         adopted.container = (*port).container;
     }
+    identity::learn_init(load::current_task(), adopted.container);
     adopted.flags = HAS_READ | IS_ADOPTED;
     adopted.wseq_read = direct(tp, Field::WriteSeq);
     adopted.request = 1;

@@ -2,7 +2,8 @@
 //! lose a count.
 //!
 //! A stop is a group-directed signal of the configured set to a task of a container, from a sender outside its pod, not
-//! ignored; or SIGKILL to its init. Rate: every signal on the node; the number is tested first, for Go programs send
+//! ignored; or SIGKILL to its init. A pod that is being deleted is stopped by more signals than others, for each image may
+//! name its own. Rate: every signal on the node; the number is tested first, for Go programs send
 //! themselves thousands of SIGURG a minute. With a full ring the timeline lacks the step, the stop still holds.
 
 use super::identity;
@@ -11,7 +12,7 @@ use super::load::{self, probe};
 use super::{account, maps};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::fields::Field;
-use probe_ebpf::wire::{Kind, Signal, SlotRef, anomaly};
+use probe_ebpf::wire::{Kind, SLOT_DELETING, Signal, SlotRef, anomaly};
 
 const SIGKILL: i32 = 9;
 /// SEND_SIG_PRIV: the kernel itself sent it, and there is no siginfo to read.
@@ -25,7 +26,7 @@ pub(crate) fn signal_generate(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let signal: i32 = ctx.arg(0);
-    if !(1..64).contains(&signal) || load::stop_signals() >> signal & 1 == 0 {
+    if !(1..64).contains(&signal) || (load::stop_signals() | load::deletion_signals()) >> signal & 1 == 0 {
         return 0;
     }
     let info: u64 = ctx.arg(1);
@@ -37,14 +38,20 @@ pub(crate) fn signal_generate(ctx: BtfTracePointContext) -> i32 {
     }
     let Some(container) = identity::container_of_task(task) else { return 0 };
     let Some(slot) = identity::slot_of_container(container) else { return 0 };
+    let is_deleting = maps::SLOTS.get(slot.slot).is_some_and(|state| state.flags & SLOT_DELETING != 0);
+    if load::stop_signals() >> signal & 1 == 0 && !is_deleting {
+        return 0;
+    }
     if signal == SIGKILL {
         // A worker that is killed is not the container; nobody inside can kill the init.
-        if !identity::is_init(task) {
+        if !identity::is_init(task, container) {
             return 0;
         }
     } else if !sent_by_user(info) || from_inside(slot) {
         return 0;
     }
+    // A runtime sends its stop signal to the container's init.
+    identity::learn_init(task, container);
     let ignored = result == IGNORED;
     if !ignored {
         stop(container, slot, task);

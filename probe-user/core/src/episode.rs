@@ -112,9 +112,24 @@ impl<'a> End<'a> {
             return true;
         }
         match self.pod.terminal {
-            Some(_) => self.stopped_by_signal(),
+            Some(_) => self.stopped_by_signal() || !self.disruption().is_empty(),
             None => self.pod.gone.is_some(),
         }
+    }
+
+    /// Containers that crashed so long before this moment that no deletion seen now can have been the cause, and no other
+    /// is being stopped.
+    pub(crate) fn is_old_crash(&self, at: Mono) -> bool {
+        let is_old = |container: &Container| {
+            container.signal.is_none() && container.ended().is_some_and(|ended| ended.after(QUIET_NS) <= at)
+        };
+        let mut containers = self.containers().peekable();
+        !self.is_termination() && containers.peek().is_some() && containers.all(is_old)
+    }
+
+    /// Why Kubernetes stopped the pod, where it was not a deletion alone.
+    fn disruption(&self) -> &'a str {
+        self.pod.fact.as_ref().map_or("", |fact| fact.disruption.as_str())
     }
 
     /// Every named container ended after a signal from outside.
@@ -220,8 +235,7 @@ impl<'a> End<'a> {
 
     /// What made Kubernetes stop the pod.
     pub(crate) fn trigger(&self) -> Trigger {
-        let disruption = self.pod.fact.as_ref().map_or("", |fact| fact.disruption.as_str());
-        match disruption {
+        match self.disruption() {
             "" if self.episode.seen.is_some() => Trigger::Delete,
             // The object left while nobody could watch: somebody deleted it.
             "" if self.pod.gone.is_some() && self.episode.troubles.contains("watch_gap") => Trigger::Delete,
@@ -239,15 +253,11 @@ impl<'a> End<'a> {
             || self.pod.gone.is_some_and(|gone| {
                 self.containers().any(|container| self.ended(container).is_none_or(|ended| ended > gone))
             });
-        let oom = |container: &Container| {
-            let status = self.pod.fact.as_ref().map_or(&[][..], |fact| &fact.containers);
-            status.iter().any(|s| s.id == container.id && s.terminated_reason == "OOMKilled")
-        };
         if forced {
             Outcome::Forced
         } else if exited.is_none() {
             Outcome::Running
-        } else if self.containers().any(|c| c.was_killed() && c.signal.is_some() && !oom(c)) {
+        } else if self.containers().any(|c| c.was_killed() && c.signal.is_some() && !c.is_oom()) {
             Outcome::GraceExceeded
         } else {
             Outcome::Exited

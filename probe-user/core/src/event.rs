@@ -247,6 +247,8 @@ pub struct ContainerStatus {
     pub restarts: u32,
     /// Reason of the running or last termination (`OOMKilled`, `Error`, …); empty if none.
     pub terminated_reason: String,
+    /// Id of the instance that ended so: `id`, or the one before it; empty if none.
+    pub terminated_id: String,
     /// Exit code of the current termination.
     pub exit_code: Option<i32>,
     /// `started`: its startup probe has passed (or it has none); `None` if the status does not say.

@@ -32,6 +32,9 @@ pub(crate) struct Container {
     pub(crate) name: Option<String>,
     /// The startup probe had passed, as long as it lived.
     pub(crate) started: Option<bool>,
+    /// Why it ended, by its own status (`OOMKilled`, `Error`, …); empty until that says so.
+    #[serde(default)]
+    pub(crate) terminated_reason: String,
     pub(crate) signal: Option<(Mono, u32)>,
     pub(crate) ignored: bool,
     pub(crate) ignored_counted: bool,
@@ -51,6 +54,7 @@ impl Container {
             index,
             name: None,
             started: None,
+            terminated_reason: String::new(),
             signal: None,
             ignored: false,
             ignored_counted: false,
@@ -69,6 +73,11 @@ impl Container {
     /// Its first signal, kill or exit.
     pub(crate) fn stopped(&self) -> Option<Mono> {
         [self.signal.map(|(at, _)| at), self.killed, self.ended()].into_iter().flatten().min()
+    }
+
+    /// Killed for memory.
+    pub(crate) fn is_oom(&self) -> bool {
+        self.terminated_reason == "OOMKilled"
     }
 
     /// SIGKILL ended it.
@@ -123,6 +132,18 @@ impl EvidenceLog {
             self.dropped = self.dropped.saturating_add(u64::from(oldest));
         }
         fits
+    }
+
+    /// What came after this moment, to be kept for the pod's next end.
+    pub(crate) fn after(self, moment: Mono) -> Self {
+        let items: VecDeque<_> = self.items.into_iter().filter(|(at, ..)| *at > moment).collect();
+        Self {
+            dropped: 0,
+            received: u64::try_from(items.len()).unwrap_or(u64::MAX),
+            same_node: items.iter().fold(0, |sum, (_, same_node, _)| sum + u64::from(*same_node)),
+            last: items.back().map(|(at, ..)| *at),
+            items,
+        }
     }
 
     /// After a restore: the bound that holds now. Tells how many had to go.

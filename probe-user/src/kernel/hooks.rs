@@ -18,11 +18,12 @@ pub(super) struct Program {
 }
 
 use Field::{
-    BytesReceived, CgroupKn, CgroupRoot, CgroupSelf, Cgroups, CopiedSeq, CssCgroup, CssParent, DeviceIndex,
-    DeviceNet, Drops, Error, ExitCode, Family, Flags, GroupExitCode, GroupLeader, HalfOpen, HierarchyId,
-    KnId, LastReceived, LastSent, Live, LocalPort, LocalV4, LocalV6, Net, NetCookie, PeerPort, PeerV4,
-    PeerV6, PidLevel, PidNumbers, Protocol, RcvNxt, SignalCode, SkbDevice, SkbHead, SkbNetwork, SkbProtocol,
-    SkbTime, SndUna, Socket, SocketCgroup, SourcePort, State, TaskSignal, ThreadPid, UpidNumber, WriteSeq,
+    BytesReceived, CgroupKn, CgroupRoot, CgroupSelf, Cgroups, ChildReaper, CopiedSeq, CssCgroup, CssParent,
+    DeviceIndex, DeviceNet, Drops, Error, ExitCode, Family, Flags, GroupExitCode, GroupLeader, HalfOpen,
+    HierarchyId, KnId, LastReceived, LastSent, Live, LocalPort, LocalV4, LocalV6, Net, NetCookie, PeerPort,
+    PeerV4, PeerV6, PidLevel, PidNumbers, Protocol, RcvNxt, RealParent, SignalCode, SkbDevice, SkbHead,
+    SkbNetwork, SkbProtocol, SkbTime, SndUna, Socket, SocketCgroup, SourcePort, State, TaskSignal, Tgid,
+    ThreadPid, UpidNamespace, UpidNumber, WriteSeq,
 };
 
 /// Every program, in the order in which they are attached: what a later one relies on comes first.
@@ -103,8 +104,22 @@ pub(super) const PROGRAMS: &[Program] = &[
         hook: "signal_generate",
         arguments: 5,
         fields: &[
-            Cgroups, CgroupKn, CgroupSelf, CssParent, CssCgroup, KnId, SignalCode, Drops, ThreadPid,
-            PidLevel, PidNumbers, UpidNumber,
+            Cgroups,
+            CgroupKn,
+            CgroupSelf,
+            CssParent,
+            CssCgroup,
+            KnId,
+            SignalCode,
+            ThreadPid,
+            PidLevel,
+            PidNumbers,
+            UpidNumber,
+            UpidNamespace,
+            ChildReaper,
+            RealParent,
+            Tgid,
+            Drops,
         ],
         feature: "the moment of the stop signal; losses then count as stopping from the exit only",
     },
@@ -123,6 +138,8 @@ pub(super) const PROGRAMS: &[Program] = &[
             PidLevel,
             PidNumbers,
             UpidNumber,
+            RealParent,
+            Tgid,
             TaskSignal,
             Live,
             GroupExitCode,

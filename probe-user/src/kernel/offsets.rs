@@ -7,6 +7,8 @@ use std::os::fd::AsRawFd as _;
 
 /// Signals that stop a container: TERM, INT, QUIT (the usual STOPSIGNALs) and KILL.
 const STOP_SIGNALS: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGKILL];
+/// STOPSIGNALs of some images that are reloads or the like elsewhere: USR1 (haproxy), WINCH (httpd), RTMIN+3 (systemd).
+const DELETION_SIGNALS: [i32; 5] = [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGWINCH, 37];
 
 /// Everything that BTF and this process know. `v1_controller` names the cgroup v1 controller to follow, if it is v1.
 pub(super) fn resolve(btf: &Btf, v1_controller: Option<&str>) -> Result<Offsets, String> {
@@ -26,6 +28,9 @@ pub(super) fn resolve(btf: &Btf, v1_controller: Option<&str>) -> Result<Offsets,
         own_namespace_cookie().map_err(|error| format!("cookie of the network namespace: {error}"))?;
     for signal in STOP_SIGNALS {
         offsets.stop_signals |= 1 << signal;
+    }
+    for signal in DELETION_SIGNALS {
+        offsets.deletion_signals |= 1 << signal;
     }
     for reason in ADDRESS_GONE {
         if let Some(number) = btf.enumerator("skb_drop_reason", &format!("SKB_DROP_REASON_{reason}"))

@@ -152,7 +152,7 @@ impl Tables {
                     return Ok(());
                 }
                 let state =
-                    Container { slot: slot.slot, generation: slot.generation, stop_ns: 0, exit_ns: 0 };
+                    Container { slot: slot.slot, generation: slot.generation, ..Container::default() };
                 self.containers.set(container, Plain(state), 0).map_err(failed("add a container"))?;
                 self.cgroups.insert(cgroup, container, 0).map_err(failed("add a cgroup"))?;
                 self.next_epoch()

@@ -306,6 +306,9 @@ pub struct Terminated {
     /// Reason.
     #[serde(deserialize_with = "nullable")]
     pub reason: String,
+    /// `runtime://id` of the container that ended.
+    #[serde(rename = "containerID", deserialize_with = "nullable")]
+    pub container_id: String,
     /// Exit code.
     pub exit_code: Option<i32>,
 }

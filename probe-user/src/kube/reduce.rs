@@ -71,7 +71,7 @@ pub fn pod(identity: &Identity, json: &str) -> Option<Reduced<Pod>> {
         deletion,
         terminal: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
         ready: condition(&status, "Ready").is_some(),
-        disruption: cut(condition(&status, "DisruptionTarget").unwrap_or(&status.reason)),
+        disruption: cut(disruption(&status)),
         grace_seconds: u32_of(grace, &mut odd),
         prestop_sleep_seconds: sleeps.map(|sleep| u32_of(sleep.seconds, &mut odd)).max(),
         has_prestop: containers.iter().any(|container| container.lifecycle.pre_stop.is_some()),
@@ -197,19 +197,39 @@ fn container_statuses(containers: &[&Container], status: &PodStatus, odd: &mut u
 }
 
 fn container_status(entry: &StatusObject, odd: &mut u64) -> ContainerStatus {
-    let id = entry.container_id.split_once("://").map_or(entry.container_id.as_str(), |(_, id)| id);
     let now = entry.state.terminated.as_ref();
     let last = now.or(entry.last_state.terminated.as_ref());
-    let (name, id) =
-        (Some(&*entry.name).filter(|name| is_label(name)), Some(id).filter(|id| id.is_empty() || is_uid(id)));
-    *odd += u64::from(name.is_none()) + u64::from(id.is_none());
+    let name = Some(&*entry.name).filter(|name| is_label(name));
+    *odd += u64::from(name.is_none());
     ContainerStatus {
         name: name.unwrap_or_default().to_owned(),
-        id: id.unwrap_or_default().to_owned(),
+        id: container_id(&entry.container_id, odd),
         restarts: u32_of(entry.restart_count, odd),
         terminated_reason: cut(last.map_or("", |terminated| &terminated.reason)),
+        terminated_id: last
+            .map_or_else(String::new, |terminated| container_id(&terminated.container_id, odd)),
         exit_code: now.and_then(|terminated| terminated.exit_code),
         started: entry.started,
+    }
+}
+
+/// An id without its runtime's prefix.
+fn container_id(text: &str, odd: &mut u64) -> String {
+    let id = text.split_once("://").map_or(text, |(_, id)| id);
+    let is_odd = !id.is_empty() && !is_uid(id);
+    *odd += u64::from(is_odd);
+    if is_odd { String::new() } else { id.to_owned() }
+}
+
+/// Why Kubernetes stopped the pod without its owner's wish; empty if nothing says that it did. A node shutdown's condition
+/// has the reason of any eviction by the kubelet, so the status's own reason comes first. Other reasons of a status
+/// (`DeadlineExceeded`, `NodeAffinity`, …) are no disruption.
+fn disruption(status: &PodStatus) -> &str {
+    let own = status.reason.as_str();
+    match (own, condition(status, "DisruptionTarget")) {
+        ("Terminated" | "NodeShutdown" | "Shutdown", _) | ("Evicted" | "Preempting", None) => own,
+        (_, Some(reason)) => reason,
+        _ => "",
     }
 }
 

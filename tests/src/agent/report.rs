@@ -14,6 +14,8 @@ pub struct Termination {
     pub trigger: String,
     /// `exited`, `grace_exceeded`, …
     pub outcome: String,
+    /// Without a deletion while its endpoint was ready.
+    pub silent: bool,
     /// `deleting`, `stopping`, `settling`, `ended`.
     pub state: String,
     /// Steps in time order.
@@ -26,6 +28,8 @@ pub struct Termination {
     pub requests: Requests,
     /// Lost attempts by class.
     pub lost: BTreeMap<String, u64>,
+    /// Late connections that the service proxy sent on purpose.
+    pub expected: u64,
     /// Probes that were left out.
     pub probes_excluded: u64,
     /// The traffic tail is only a lower bound.

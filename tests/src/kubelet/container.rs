@@ -1,7 +1,7 @@
 //! One container of a pod through its restarts: what runs, what ran last, and what its status in the API is.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -52,6 +52,10 @@ pub(super) struct Container {
     pub(super) restarts: u32,
     pub(super) probe_verdict: bool,
     pub(super) probe: Option<ProbeHandle>,
+    /// It is being stopped although its pod goes on: since when, and with which grace.
+    pub(super) killing: Option<(Instant, Duration)>,
+    /// A restartable init container: it starts before the others and ends after them.
+    pub(super) is_sidecar: bool,
     has_probe: bool,
 }
 
@@ -67,6 +71,8 @@ impl Container {
             restarts: 0,
             probe_verdict: false,
             probe: None,
+            killing: None,
+            is_sidecar: spec["restartPolicy"] == "Always",
             has_probe: ReadinessProbe::of_container(spec)?.is_some(),
         })
     }
@@ -107,6 +113,8 @@ impl Container {
             });
         }
         self.state = State::Terminated;
+        self.stop = None;
+        self.killing = None;
         self.probe = None;
         self.probe_verdict = false;
     }

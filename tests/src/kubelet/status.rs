@@ -8,6 +8,15 @@ use serde_json::{Value, json};
 use super::container::{Container, State, whole_seconds};
 use crate::node::PodAddresses;
 
+/// Why a node ends a pod although nobody deleted it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disruption {
+    /// It runs out of something.
+    Pressure,
+    /// It shuts down.
+    Shutdown,
+}
+
 /// What a status is made of.
 pub(super) struct StatusInput<'a> {
     pub(super) containers: &'a [Container],
@@ -16,6 +25,8 @@ pub(super) struct StatusInput<'a> {
     pub(super) started: Timestamp,
     /// No container will run again: the phase is terminal.
     pub(super) finished: bool,
+    /// The node ends the pod by itself.
+    pub(super) disruption: Option<Disruption>,
 }
 
 /// The new status; unchanged conditions keep the transition time that `old` has.
@@ -46,6 +57,10 @@ pub(super) fn status_of(input: &StatusInput<'_>, old: &Value) -> Value {
         }
         condition
     };
+    let statuses = |sidecars: bool| -> Vec<Value> {
+        let those = input.containers.iter().filter(|container| container.is_sidecar == sidecars);
+        those.map(Container::status).collect()
+    };
     let mut status = json!({
         "phase": phase,
         "qosClass": "BestEffort",
@@ -59,8 +74,21 @@ pub(super) fn status_of(input: &StatusInput<'_>, old: &Value) -> Value {
             condition("ContainersReady", ready, reason, &message),
             condition("PodScheduled", true, "", ""),
         ],
-        "containerStatuses": input.containers.iter().map(Container::status).collect::<Vec<_>>(),
+        "containerStatuses": statuses(false),
+        "initContainerStatuses": statuses(true),
     });
+    if let Some(disruption) = input.disruption {
+        let (reason, message) = match disruption {
+            Disruption::Pressure => ("Evicted", "The node was low on resource: memory."),
+            Disruption::Shutdown => {
+                ("Terminated", "Pod was terminated in response to imminent node shutdown.")
+            }
+        };
+        status["reason"] = json!(reason);
+        status["message"] = json!(message);
+        let target = condition("DisruptionTarget", true, "TerminationByKubelet", message);
+        status["conditions"].as_array_mut().into_iter().for_each(|all| all.push(target.clone()));
+    }
     if let Some(addresses) = input.addresses {
         status["podIP"] = json!(addresses.v4());
         status["podIPs"] = json!([{"ip": addresses.v4()}, {"ip": addresses.v6()}]);
@@ -70,7 +98,8 @@ pub(super) fn status_of(input: &StatusInput<'_>, old: &Value) -> Value {
 
 fn phase_of(input: &StatusInput<'_>) -> &'static str {
     if input.finished {
-        let failed = input.containers.iter().any(|container| container.exit_code() != Some(0));
+        let mut regular = input.containers.iter().filter(|container| !container.is_sidecar);
+        let failed = input.disruption.is_some() || regular.any(|container| container.exit_code() != Some(0));
         return if failed { "Failed" } else { "Succeeded" };
     }
     let never_ran =

@@ -1,7 +1,7 @@
-//! The steps of a pod's end, as the kubelet and the runtime take them: preStop, stop signal, grace, SIGKILL.
+//! The steps of a container's end, as the kubelet and the runtime take them: preStop, stop signal, grace, SIGKILL.
 //!
-//! All containers end in parallel; sidecar order, exec and httpGet hooks are not here. A second deletion with a shorter grace does not
-//! interrupt a stop that is under way, as with the real kubelet.
+//! Containers end in parallel, sidecars after them in reverse order. A second deletion with a shorter grace does not interrupt a stop that is
+//! under way, as with the real kubelet. Not here: httpGet hooks, and hooks of sidecars that overlap with the others' end.
 
 use std::str::FromStr as _;
 use std::time::{Duration, Instant};
@@ -33,30 +33,69 @@ impl Worker {
         }
     }
 
-    /// Takes each running container's next step if it is due.
-    pub(super) fn advance_stops(&mut self, (began, grace): (Instant, Duration)) -> anyhow::Result<()> {
-        let now = Instant::now();
+    /// Takes the next step of each container that is being stopped, if it is due.
+    pub(super) fn advance_stops(&mut self) -> anyhow::Result<()> {
         for index in 0..self.containers.len() {
             let container = &self.containers[index];
-            let State::Running { process, .. } = &container.state else { continue };
-            let name = container.name.clone();
-            let next = match container.stop {
-                None if let Some(sleep) = prestop_sleep_of(&container.spec) => {
-                    self.record(Step::PreStop { container: name });
-                    Stop::InHook { until: now + sleep.min(grace) }
-                }
-                None => self.send_stop_signal(index, began, grace)?,
-                Some(Stop::InHook { until }) if until <= now => self.send_stop_signal(index, began, grace)?,
-                Some(Stop::Signalled { kill_at }) if kill_at <= now => {
-                    self.record(Step::Signal { container: name, signal: Signal::SIGKILL as i32 });
-                    process.signal(Signal::SIGKILL)?;
-                    Stop::Killed
-                }
-                Some(waiting) => waiting,
-            };
-            self.containers[index].stop = Some(next);
+            if let Some((began, grace)) =
+                self.termination.filter(|_| self.is_its_turn(index)).or(container.killing)
+            {
+                self.advance_stop(index, began, grace)?;
+            }
         }
         Ok(())
+    }
+
+    /// Sidecars wait for all others, and for the sidecars that were declared after them.
+    fn is_its_turn(&self, index: usize) -> bool {
+        let mut others = self.containers.iter().enumerate();
+        !self.containers[index].is_sidecar
+            || !others
+                .any(|(other, container)| container.is_running() && (!container.is_sidecar || other > index))
+    }
+
+    fn advance_stop(&mut self, index: usize, began: Instant, grace: Duration) -> anyhow::Result<()> {
+        let now = Instant::now();
+        let container = &self.containers[index];
+        let State::Running { process, .. } = &container.state else { return Ok(()) };
+        let name = container.name.clone();
+        let hook = &container.spec["lifecycle"]["preStop"];
+        let next = match container.stop {
+            None if hook["exec"].is_object() => {
+                self.record(Step::PreStop { container: name });
+                self.run_hook(index, &hook["exec"])?;
+                Stop::InHook { until: began + grace }
+            }
+            None if let Some(sleep) = prestop_sleep_of(&container.spec) => {
+                self.record(Step::PreStop { container: name });
+                Stop::InHook { until: now + sleep.min(grace) }
+            }
+            None => self.send_stop_signal(index, began, grace)?,
+            Some(Stop::InHook { until }) if until <= now => self.send_stop_signal(index, began, grace)?,
+            Some(Stop::Signalled { kill_at }) if kill_at <= now => {
+                self.record(Step::Signal { container: name, signal: Signal::SIGKILL as i32 });
+                process.signal(Signal::SIGKILL)?;
+                Stop::Killed
+            }
+            Some(waiting) => waiting,
+        };
+        self.containers[index].stop = Some(next);
+        Ok(())
+    }
+
+    /// The hook has come to its end: its container's stop signal is due.
+    pub(super) fn on_hook_done(&mut self, index: usize, id: &str) {
+        let container = &mut self.containers[index];
+        if container.id == id && matches!(container.stop, Some(Stop::InHook { .. })) {
+            container.stop = Some(Stop::InHook { until: Instant::now() });
+        }
+    }
+
+    /// Begins the end of a container whose pod goes on, as after a failed liveness probe.
+    pub(super) fn kill_container(&mut self, name: &str, grace: Duration) {
+        for container in self.containers.iter_mut().filter(|container| container.name == name) {
+            container.killing = Some((Instant::now(), grace));
+        }
     }
 
     /// The grace counts whole seconds spent, as the kubelet does.

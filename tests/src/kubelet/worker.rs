@@ -19,10 +19,10 @@ use super::container::{Container, State};
 use super::image::command_of;
 use super::journal::Step;
 use super::probe::ReadinessProbe;
-use super::status::{StatusInput, status_of};
+use super::status::{Disruption, StatusInput, status_of};
 use super::{Shared, random_id};
 use crate::apiserver::Kind;
-use crate::node::{Exit, PodAddresses, ProcessSpec, Sandbox};
+use crate::node::{Exit, Pids, PodAddresses, ProcessSpec, Sandbox};
 
 /// The first restart comes at once, the next after this, then twice as long each time.
 const FIRST_BACKOFF: Duration = Duration::from_secs(10);
@@ -35,8 +35,22 @@ pub(super) enum Message {
     Terminate {
         grace: Duration,
     },
+    /// The node ends the pod by itself; its object stays.
+    Evict {
+        disruption: Disruption,
+        grace: Duration,
+    },
+    /// A container is to be ended and started again.
+    Kill {
+        container: String,
+        grace: Duration,
+    },
     /// The node stops: end without ceremony.
     Abandon,
+    HookDone {
+        container: usize,
+        id: String,
+    },
     Exited {
         container: usize,
         id: String,
@@ -62,6 +76,11 @@ pub(super) struct Worker {
     pub(super) termination: Option<(Instant, Duration)>,
     restart_policy: String,
     host_network: bool,
+    share_pids: bool,
+    host_pids: bool,
+    disruption: Option<Disruption>,
+    /// The API wants it to end.
+    deleted: bool,
     addresses: Option<PodAddresses>,
     directory: PathBuf,
     started: Timestamp,
@@ -79,7 +98,8 @@ impl Worker {
     ) -> anyhow::Result<Self> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let uid = text(&pod["metadata"]["uid"]);
-        let specs = pod["spec"]["containers"].as_array().into_iter().flatten();
+        let list = |field: &str| pod["spec"][field].as_array().into_iter().flatten();
+        let specs = list("initContainers").chain(list("containers"));
         let directory = shared.node.directory().join(&uid);
         fs::create_dir_all(&directory)?;
         Ok(Self {
@@ -87,6 +107,8 @@ impl Worker {
             name: text(&pod["metadata"]["name"]),
             containers: specs.map(Container::new).collect::<Result<_, _>>()?,
             host_network: pod["spec"]["hostNetwork"] == true,
+            share_pids: pod["spec"]["shareProcessNamespace"] == true,
+            host_pids: pod["spec"]["hostPID"] == true,
             restart_policy: pod["spec"]["restartPolicy"].as_str().unwrap_or("Always").to_owned(),
             shared,
             uid,
@@ -96,6 +118,8 @@ impl Worker {
             addresses: None,
             started: Timestamp::now(),
             finished: false,
+            disruption: None,
+            deleted: false,
             inbox,
             outbox,
         })
@@ -111,15 +135,13 @@ impl Worker {
         let mut changed = true;
         loop {
             self.start_due()?;
-            if let Some(began) = self.termination {
-                self.advance_stops(began)?;
-            }
+            self.advance_stops()?;
             if !self.finished
                 && self.containers.iter().all(|container| matches!(container.state, State::Terminated))
             {
                 self.finish()?;
             }
-            if self.finished && self.termination.is_some() {
+            if self.finished && self.deleted {
                 self.remove_object();
                 return Ok(());
             }
@@ -129,7 +151,16 @@ impl Worker {
             }
             changed = self.termination.is_none();
             match self.inbox.recv_timeout(self.patience()) {
-                Ok(Message::Terminate { grace }) => self.begin_termination(grace),
+                Ok(Message::Terminate { grace }) => {
+                    self.deleted = true;
+                    self.begin_termination(grace);
+                }
+                Ok(Message::Evict { disruption, grace }) => {
+                    self.disruption = Some(disruption);
+                    self.begin_termination(grace);
+                }
+                Ok(Message::Kill { container, grace }) => self.kill_container(&container, grace),
+                Ok(Message::HookDone { container, id }) => self.on_hook_done(container, &id),
                 Ok(Message::Abandon) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 Ok(Message::Exited { container, id, exit }) => self.on_exit(container, &id, exit),
                 Ok(Message::Readiness { container, id, ready }) => {
@@ -161,12 +192,19 @@ impl Worker {
         let container = &mut self.containers[index];
         let (spec, name, id) = (&container.spec, container.name.clone(), random_id()?);
         let command = command_of(spec, &self.shared.testserver, &self.name, &self.directory)?;
+        let pids = match (self.host_pids, self.share_pids) {
+            (true, _) => Pids::Node,
+            (false, true) => sandbox.pids(),
+            (false, false) => Pids::Own,
+        };
+        let cgroup = self.shared.node.cgroups().create_container(&self.uid, &id)?;
         let process = Arc::new(self.shared.node.spawn(ProcessSpec {
             program: command.program,
             arguments: command.arguments,
             environment: environment_of(spec, &self.name, &self.namespace, addresses),
-            cgroup: self.shared.node.cgroups().create_container(&self.uid, &id)?,
+            cgroup,
             network: Some(sandbox.network().clone()),
+            pids,
             log: self.directory.join(format!("{name}.log")),
         })?);
         let (outbox, waited, exited_id) = (self.outbox.clone(), Arc::clone(&process), id.clone());
@@ -192,6 +230,34 @@ impl Worker {
         Ok(())
     }
 
+    /// Runs a command in a container that runs, as exec hooks do; its end is told by a message.
+    pub(super) fn run_hook(&self, index: usize, hook: &Value) -> anyhow::Result<()> {
+        let container = &self.containers[index];
+        let (State::Running { process, .. }, Some(sandbox), Some(addresses)) =
+            (&container.state, &self.sandbox, self.addresses)
+        else {
+            return Ok(());
+        };
+        let command = command_of(hook, &self.shared.testserver, &self.name, &self.directory)?;
+        let hook = self.shared.node.spawn(ProcessSpec {
+            program: command.program,
+            arguments: command.arguments,
+            environment: environment_of(&container.spec, &self.name, &self.namespace, addresses),
+            cgroup: self.shared.node.cgroups().create_container(&self.uid, &container.id)?,
+            network: Some(sandbox.network().clone()),
+            pids: Pids::Of(process.pid()),
+            log: self.directory.join(format!("{}.log", container.name)),
+        })?;
+        let (outbox, id) = (self.outbox.clone(), container.id.clone());
+        let wait = move || {
+            // A hook that fails is over all the same; without a receiver nobody asks any more.
+            drop(hook.wait());
+            drop(outbox.send(Message::HookDone { container: index, id }));
+        };
+        thread::Builder::new().name("hook".to_owned()).spawn(wait)?;
+        Ok(())
+    }
+
     fn on_exit(&mut self, index: usize, id: &str, exit: Exit) {
         let container = &mut self.containers[index];
         if container.id != id {
@@ -199,6 +265,7 @@ impl Worker {
         }
         container.note_exit(exit);
         let restarts = match self.restart_policy.as_str() {
+            _ if container.is_sidecar => true,
             "Never" => false,
             "OnFailure" => exit.code() != 0,
             _ => true,
@@ -231,6 +298,7 @@ impl Worker {
             sandbox: self.sandbox.is_some(),
             started: self.started,
             finished: self.finished,
+            disruption: self.disruption.filter(|_| self.finished),
         };
         drop(self.shared.store.update(Kind::Pods, &self.namespace, &self.name, |pod| {
             if pod["metadata"]["uid"] == self.uid.as_str() {

@@ -1,4 +1,4 @@
-//! Starting a process as a container runtime does: born inside its cgroup, first of its own pid and mount namespace, in a given network namespace.
+//! Starting a process as a container runtime does: born inside its cgroup, in a mount namespace of its own, in given pid and network namespaces.
 //!
 //! One `clone3` with `CLONE_INTO_CGROUP` and `CLONE_NEWPID`: no helper process stays in the container's cgroup, and the child is pid 1 from its first
 //! instruction. The kernel kills it when the thread that started it ends, so that a killed world leaves no process. No file system
@@ -10,12 +10,13 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
-use std::ptr;
 use std::time::Duration;
+use std::{process, ptr};
 
 use anyhow::Context as _;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::pipe2;
@@ -24,6 +25,17 @@ use super::netns::NetNs;
 
 /// linux/sched.h; the libc crate does not have it.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// The pid namespace of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pids {
+    /// One of its own, in which it is pid 1.
+    Own,
+    /// That of the process with this pid: of the sandbox (`shareProcessNamespace`), or of a container that a command is run in.
+    Of(i32),
+    /// The node's (`hostPID`).
+    Node,
+}
 
 /// What to start, and where.
 #[derive(Clone, Debug)]
@@ -38,6 +50,8 @@ pub struct ProcessSpec {
     pub cgroup: PathBuf,
     /// The network namespace that it joins; a new one if absent.
     pub network: Option<NetNs>,
+    /// Its pid namespace.
+    pub pids: Pids,
     /// The file that standard output and error are appended to.
     pub log: PathBuf,
 }
@@ -92,17 +106,18 @@ impl Process {
         let argument_pointers = pointers(&prepared.arguments);
         let environment_pointers = pointers(&prepared.environment);
         let new_network = if prepared.network.is_some() { 0 } else { flag(libc::CLONE_NEWNET) };
+        let new_pids = if spec.pids == Pids::Own { flag(libc::CLONE_NEWPID) } else { 0 };
         let mut pidfd: libc::c_int = -1;
         // SAFETY: clone_args is plain numbers, for which zero is the documented default.
         let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-        arguments.flags = flag(libc::CLONE_NEWPID)
-            | flag(libc::CLONE_NEWNS)
-            | flag(libc::CLONE_PIDFD)
-            | CLONE_INTO_CGROUP
-            | new_network;
+        arguments.flags =
+            flag(libc::CLONE_NEWNS) | flag(libc::CLONE_PIDFD) | CLONE_INTO_CGROUP | new_pids | new_network;
         arguments.pidfd = address(&raw mut pidfd);
         arguments.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
         arguments.cgroup = u64::from(prepared.cgroup.as_raw_fd().unsigned_abs());
+        if let Pids::Of(pid) = spec.pids {
+            children_join(pid)?;
+        }
         // SAFETY: without CLONE_VM this is a fork: the child works on its own copy of this stack, and calls only async-signal-safe functions
         // until it execs or exits (see `child`).
         let pid =
@@ -110,9 +125,11 @@ impl Process {
         if pid == 0 {
             child(&prepared, &argument_pointers, &environment_pointers);
         }
-        if pid < 0 {
-            return Err(io::Error::last_os_error()).with_context(|| format!("clone3 for {name}"));
+        let cloned = if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
+        if let Pids::Of(_) = spec.pids {
+            children_join(i32::try_from(process::id())?)?;
         }
+        cloned.with_context(|| format!("clone3 for {name}"))?;
         // SAFETY: the kernel stored a new descriptor there, which nobody else has.
         let process = Self { pid: i32::try_from(pid)?, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } };
         drop(prepared.report_write);
@@ -195,6 +212,12 @@ impl Prepared {
             report_write,
         })
     }
+}
+
+/// From now on this thread's children are born in the pid namespace of this process.
+fn children_join(pid: i32) -> anyhow::Result<()> {
+    let namespace = File::open(format!("/proc/{pid}/ns/pid")).with_context(|| format!("join {pid}"))?;
+    setns(namespace, CloneFlags::CLONE_NEWPID).with_context(|| format!("join the pid namespace of {pid}"))
 }
 
 fn flag(flag: libc::c_int) -> u64 {

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use super::addresses::PodAddresses;
 use super::netns::NetNs;
-use super::process::{Process, ProcessSpec};
+use super::process::{Pids, Process, ProcessSpec};
 use super::programs::run_with_input;
 use super::{Node, without_address_detection};
 
@@ -80,6 +80,11 @@ impl Sandbox {
         &self.network
     }
 
+    /// The pid namespace that the pod's containers share if they share one.
+    pub fn pids(&self) -> Pids {
+        Pids::Of(self.pause.pid())
+    }
+
     /// The pod's addresses.
     pub fn addresses(&self) -> PodAddresses {
         self.addresses
@@ -112,6 +117,7 @@ fn start_pause(
         environment: Vec::new(),
         cgroup: node.cgroups().create_container(pod_uid, sandbox_id)?,
         network,
+        pids: Pids::Own,
         log: PathBuf::from("/dev/null"),
     })
 }

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use serde_json::{Value, json};
 use world::agent::{Agent, Metrics, Termination};
 use world::controllers::{Deployment, PodRef};
 use world::judge::{self, Verdict};
@@ -26,6 +27,9 @@ pub(crate) const LOST: &str = "drainscope_lost_requests_total";
 const SHOWN: usize = 6;
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(100);
+
+/// The test server, for commands that start it.
+pub(crate) const SERVER: &str = env!("CARGO_BIN_EXE_testserver");
 
 /// The agent's program, built beside this suite's own.
 pub(crate) fn program() -> anyhow::Result<PathBuf> {
@@ -72,6 +76,17 @@ impl Site {
             Ok(self.agent.metrics()?.has(LOST, &[&workload(name), "phase=\"terminating\""]))
         })?;
         Ok(deployment)
+    }
+
+    /// A pod without an owner, Ready and watched; its spec has its containers.
+    pub(crate) fn pod(&self, name: &str, spec: &Value) -> anyhow::Result<PodRef> {
+        let pod = json!({"metadata": {"labels": {"app": name}}, "spec": spec});
+        let pod = self.world.pod_of_value(NAMESPACE, name, pod)?;
+        self.world.wait_ready(&pod, true, SOON)?;
+        self.until("the workload's series", || {
+            Ok(self.agent.metrics()?.has(LOST, &[&workload(name), "phase=\"terminating\""]))
+        })?;
+        Ok(pod)
     }
 
     /// Rolls a Deployment and waits until nothing is left of its old pods: processes, objects, rules.
@@ -136,6 +151,14 @@ impl Site {
         drop(agent);
         world.shutdown()
     }
+}
+
+/// The container `server`, which serves on port 8080.
+pub(crate) fn serving(command: &[&str]) -> Value {
+    json!({
+        "name": "server", "command": command, "ports": [{"name": "http", "containerPort": 8080}],
+        "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 1, "failureThreshold": 1},
+    })
 }
 
 /// A Deployment whose pods are Ready.

@@ -1,7 +1,7 @@
 //! Facts from the API: pods, services, slices, and the health of their watches.
 
 use super::Monitor;
-use crate::episode::Episode;
+use crate::episode::{End, Episode};
 use crate::event::{Anomaly, Key, Pod, Service, Slice, WatchHealth, WatchKind};
 use crate::limits::SECOND;
 use crate::pods::{Container, MAX_CONTAINERS, MAX_PORTS, MAX_SERVICES, PodState, PortUse};
@@ -102,14 +102,18 @@ impl Monitor {
     pub(super) fn name_containers(&mut self, pod: &mut PodState) {
         let Some(fact) = pod.fact.take() else { return };
         for container in &mut pod.containers {
-            let Some(status) = fact.containers.iter().find(|s| !s.id.is_empty() && s.id == container.id)
+            let is_its = |id: &str| !id.is_empty() && id == container.id;
+            // One that died before a status could name it is named as the one before.
+            let Some(status) = fact.containers.iter().find(|s| is_its(&s.id) || is_its(&s.terminated_id))
             else {
                 continue;
             };
             if container.name.is_none() {
                 container.name = Some(status.name.clone());
             }
-            if container.ended().is_none() && status.exit_code.is_none() {
+            if is_its(&status.terminated_id) || (is_its(&status.id) && status.exit_code.is_some()) {
+                container.terminated_reason.clone_from(&status.terminated_reason);
+            } else if container.ended().is_none() {
                 container.started = status.started;
             }
         }
@@ -135,6 +139,10 @@ impl Monitor {
                 .is_some_and(|fact| fact.containers.iter().any(|status| !status.id.is_empty()));
         if is_over || !has_run {
             return;
+        }
+        if End::of(pod).is_some_and(|end| end.is_old_crash(at)) {
+            // A back-off's long wait for the next start: what was lost in the crash is not the deletion's.
+            self.finish_containers(pod, at);
         }
         let synced = self.is_synced(WatchKind::Pods, "");
         let is_alive = pod.is_alive();
@@ -363,6 +371,7 @@ fn is_usable(fact: &Pod) -> bool {
             status.name.len() <= MAX_NAME
                 && status.id.len() <= MAX_NAME
                 && status.terminated_reason.len() <= MAX_NAME
+                && status.terminated_id.len() <= MAX_NAME
         })
 }
 

@@ -170,7 +170,7 @@ impl Monitor {
     }
 
     /// Containers ended while their pod was not being stopped.
-    fn finish_containers(&mut self, pod: &mut PodState, now: Mono) {
+    pub(super) fn finish_containers(&mut self, pod: &mut PodState, now: Mono) {
         pod.ledger.settle();
         self.credit(pod, now);
         let Some(end) = End::of(pod) else { return };
@@ -224,7 +224,8 @@ impl Monitor {
             }
         }
         pod.ledger.close_episode();
-        pod.evidence = crate::pods::EvidenceLog::default();
+        let read_at = pod.ledger.read_at().unwrap_or_default();
+        pod.evidence = std::mem::take(&mut pod.evidence).after(read_at);
         pod.listeners.clear();
         pod.was_ready = false;
         pod.episode = None;
@@ -240,11 +241,7 @@ enum Progress {
 
 /// Why a container ended while its pod was not being stopped.
 fn reason(end: End<'_>, container: &Container) -> &'static str {
-    let status =
-        end.pod.fact.as_deref().and_then(|fact| {
-            fact.containers.iter().find(|status| Some(&status.name) == container.name.as_ref())
-        });
-    if status.is_some_and(|status| status.terminated_reason == "OOMKilled") {
+    if container.is_oom() {
         return "oom";
     }
     if container.signal.is_some() {

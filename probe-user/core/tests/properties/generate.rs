@@ -61,6 +61,8 @@ fn container() -> impl Strategy<Value = ContainerStatus> {
             id: if id == 0 { String::new() } else { format!("id{id}") },
             restarts,
             terminated_reason: if id == 1 { "OOMKilled".to_owned() } else { String::new() },
+            // Its own or, of one that was started again, that of the one before.
+            terminated_id: format!("id{}", id.saturating_sub(u8::from(exit_code.is_none()))),
             exit_code,
             started,
         },

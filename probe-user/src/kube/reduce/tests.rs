@@ -37,7 +37,7 @@ fn whole_pod() -> Value {
             "conditions": [{"type": "Ready", "status": "True"}, {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}],
             "containerStatuses": [
                 {"name": "app", "containerID": "containerd://abc", "restartCount": 2, "state": {"running": {}},
-                 "lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}},
+                 "lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 137, "containerID": "containerd://ab0"}}},
                 {"name": "other", "state": {"terminated": {"reason": "Error", "exitCode": 1}}}
             ],
             "initContainerStatuses": [
@@ -66,19 +66,40 @@ fn a_whole_pod_is_reduced() {
     assert_eq!((pod.ready, pod.terminal, pod.host_network), (true, false, false));
     assert_eq!(pod.disruption, "EvictionByEvictionAPI");
     assert_eq!((pod.grace_seconds, pod.prestop_sleep_seconds, pod.has_prestop), (45, Some(13), true));
-    let statuses: Vec<(&str, &str, u32, &str, Option<i32>)> = pod
+    let terminated = |c: &ContainerStatus| format!("{} {}", c.terminated_id, c.terminated_reason);
+    let statuses: Vec<(&str, &str, u32, String, Option<i32>)> = pod
         .containers
         .iter()
-        .map(|c| (c.name.as_str(), c.id.as_str(), c.restarts, c.terminated_reason.as_str(), c.exit_code))
+        .map(|c| (c.name.as_str(), c.id.as_str(), c.restarts, terminated(c), c.exit_code))
         .collect();
     assert_eq!(
         statuses,
         [
-            ("app", "abc", 2, "OOMKilled", None),
-            ("other", "", 0, "Error", Some(1)),
-            ("proxy", "def", 0, "", None)
+            ("app", "abc", 2, "ab0 OOMKilled".to_owned(), None),
+            ("other", "", 0, " Error".to_owned(), Some(1)),
+            ("proxy", "def", 0, " ".to_owned(), None)
         ]
     );
+}
+
+#[test]
+fn what_stopped_a_pod_is_its_statuss_reason_or_its_conditions() {
+    let target = |reason: &str| json!([{"type": "DisruptionTarget", "status": "True", "reason": reason}]);
+    for (reason, conditions, disruption) in [
+        ("Terminated", target("TerminationByKubelet"), "Terminated"),
+        ("NodeShutdown", json!([]), "NodeShutdown"),
+        ("Evicted", target("TerminationByKubelet"), "TerminationByKubelet"),
+        ("Evicted", json!([]), "Evicted"),
+        ("Preempting", json!([]), "Preempting"),
+        ("", target("PreemptionByScheduler"), "PreemptionByScheduler"),
+        ("", json!([{"type": "DisruptionTarget", "status": "False", "reason": "Cleared"}]), ""),
+        ("DeadlineExceeded", json!([]), ""),
+    ] {
+        let mut object = whole_pod();
+        object["status"]["reason"] = json!(reason);
+        object["status"]["conditions"] = conditions;
+        assert_eq!(reduce_pod(&object).expect("a pod").fact.disruption, disruption, "{reason:?}");
+    }
 }
 
 #[test]
@@ -129,6 +150,7 @@ fn absurd_values_are_left_out_and_counted() {
         ("/status/phase", json!("Dancing"), 0),
         ("/status/podIPs/1/ip", json!("not-an-address"), 1),
         ("/status/containerStatuses/0/containerID", json!("containerd://../../etc"), 1),
+        ("/status/containerStatuses/0/lastState/terminated/containerID", json!("containerd://../etc"), 1),
         ("/status/containerStatuses/0/name", json!("x".repeat(1 << 20)), 1),
         ("/status/containerStatuses/0/restartCount", json!(-1), 1),
         ("/status/reason", json!("r".repeat(1 << 20)), 0),
