@@ -28,6 +28,8 @@ mod overload;
 mod own_end;
 #[path = "agent/prometheus.rs"]
 mod prometheus;
+#[path = "agent/recorded.rs"]
+mod recorded;
 #[path = "agent/restart.rs"]
 mod restart;
 #[path = "agent/reuse.rs"]
@@ -85,6 +87,7 @@ fn main() -> ExitCode {
         limited::trials(),
         overload::trials(),
         outage::trials(),
+        recorded::trials(),
         prometheus::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
