@@ -11,6 +11,9 @@ use std::path::PathBuf;
 /// Where pins are by default.
 const PIN_DIR: &str = "/sys/fs/bpf/drainscope";
 
+/// Where the API is by default.
+const API_LISTEN: &str = "127.0.0.1:10291";
+
 /// What the user typed.
 #[derive(Debug, Parser)]
 #[command(name = "drainscope", version, about, long_about = None, max_term_width = 110)]
@@ -30,6 +33,12 @@ pub enum Command {
     /// Say what works on this node, what does not and how to mend it; needs no cluster
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
+    /// Keep the event log of a running agent in a file, to be replayed elsewhere
+    #[command(after_help = RECORD_EXAMPLES)]
+    Record(RecordArgs),
+    /// Replay an event log: what the agent's core concluded, byte for byte
+    #[command(after_help = REPLAY_EXAMPLES)]
+    Replay(ReplayArgs),
     /// Remove the pinned maps and programs that an agent left on this node
     #[command(after_help = CLEANUP_EXAMPLES)]
     Cleanup(CleanupArgs),
@@ -52,6 +61,30 @@ Examples:
   drainscope check --kubeconfig ~/.kube/config -o json
 
 Exit status: 0 all works, 1 degraded (the table says what is lost), 2 something needed fails.";
+
+const RECORD_EXAMPLES: &str = "\
+Examples:
+  # On the node, until Ctrl-C
+  drainscope record rollout.jsonl
+
+  # Ten minutes, packed
+  drainscope record - --duration 10m | gzip > rollout.jsonl.gz
+
+The log begins with all that the agent knows at that moment. It has clients' addresses.
+Exit status: 0 the log has its end, 2 no agent, a file that exists, or a log that was cut off.";
+
+const REPLAY_EXAMPLES: &str = "\
+Examples:
+  # What was lost, and the findings
+  drainscope replay rollout.jsonl
+
+  # /metrics as it was last scraped (without process_*); /api/v1/terminations as it would be now
+  drainscope replay rollout.jsonl --metrics
+  drainscope replay rollout.jsonl --terminations -o json
+
+  zcat rollout.jsonl.gz | drainscope replay -
+
+Exit status: 0 replayed, 1 the replay concludes otherwise than the agent did, 2 the log cannot be read.";
 
 const CLEANUP_EXAMPLES: &str = "\
 Examples:
@@ -79,7 +112,7 @@ pub struct HttpArgs {
     #[arg(long, env = "DRAINSCOPE_LISTEN", value_name = "ADDR:PORT", default_value = "[::]:10290")]
     pub listen: SocketAddr,
     /// Address of the API and /status (they show clients' addresses: keep it on loopback)
-    #[arg(long, env = "DRAINSCOPE_API_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:10291")]
+    #[arg(long, env = "DRAINSCOPE_API_LISTEN", value_name = "ADDR:PORT", default_value = API_LISTEN)]
     pub api_listen: SocketAddr,
 }
 
@@ -132,6 +165,41 @@ pub struct AgentArgs {
     pub log: LogArgs,
 }
 
+/// Flags of `record`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RecordArgs {
+    /// File that is made; `-` is standard output
+    pub file: PathBuf,
+    /// The agent's --api-listen
+    #[arg(long, value_name = "ADDR:PORT", default_value = API_LISTEN)]
+    pub api: SocketAddr,
+    /// How long, from its first entry on; without it until a signal or the agent's end
+    #[arg(long, value_name = "DURATION")]
+    pub duration: Option<SignedDuration>,
+}
+
+/// Flags of `replay`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ReplayArgs {
+    /// File of `drainscope record`; `-` is standard input
+    pub file: PathBuf,
+    /// /metrics as it was served last, in Prometheus' text format
+    #[arg(long, group = "what")]
+    pub metrics: bool,
+    /// The same as OpenMetrics, with exemplars
+    #[arg(long, group = "what")]
+    pub openmetrics: bool,
+    /// Findings alone; as JSON the lines that the agent logs with --log-format json
+    #[arg(long, group = "what")]
+    pub findings: bool,
+    /// Terminations alone; as JSON the answer of /api/v1/terminations
+    #[arg(long, group = "what")]
+    pub terminations: bool,
+    /// Form of the result on stdout (metrics have their own)
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub output: Output,
+}
+
 /// Flags of `cleanup`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CleanupArgs {
@@ -181,7 +249,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// `--output` of `check`.
+/// `--output`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// For people.
@@ -239,6 +307,10 @@ mod tests {
             &["drainscope", "agent", "--ring-bytes", "4294967296"],
             &["drainscope", "agent", "--log-level", "loud"],
             &["drainscope", "check", "-o", "yaml"],
+            &["drainscope", "record"],
+            &["drainscope", "record", "f", "--api", "10291"],
+            &["drainscope", "replay"],
+            &["drainscope", "replay", "f", "--metrics", "--findings"],
         ] {
             assert!(Args::try_parse_from(line).is_err(), "{line:?}");
         }

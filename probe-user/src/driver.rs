@@ -7,6 +7,8 @@ pub mod query;
 
 use crate::clock::{mono_now, unix_now_ns};
 use crate::decode::{self, decode};
+use crate::eventlog::tape::Taped;
+use crate::exposition::own;
 use crate::host::cgroup::{self, Hierarchy};
 use crate::journal::Journal;
 use crate::kernel::{Heritage, Kernel, Ring};
@@ -74,7 +76,7 @@ pub struct Links {
 
 /// The driver.
 pub struct Driver {
-    monitor: Monitor,
+    monitor: Taped,
     kernel: Option<Kernel>,
     hierarchy: Option<Hierarchy>,
     journal: Journal,
@@ -117,7 +119,7 @@ impl Driver {
         let links = Links { handle, sink, pulse: Arc::clone(&pulse), others: left };
         let cgroups = parts.monitor.known().cgroups;
         let driver = Self {
-            monitor: parts.monitor,
+            monitor: Taped::new(parts.monitor),
             kernel: parts.kernel,
             hierarchy: parts.hierarchy,
             journal: parts.journal,
@@ -386,8 +388,12 @@ impl Driver {
         let Some(kernel) = &mut self.kernel else { return };
         let heritage = kernel.heritage().clone();
         match heritage {
-            Heritage::Adopted | Heritage::Upgraded | Heritage::Silent => self.monitor.adopt(&kernel.tables()),
-            Heritage::Unpinned | Heritage::None | Heritage::Foreign(_) => self.monitor.begin_kernel_anew(),
+            Heritage::Adopted | Heritage::Upgraded | Heritage::Silent => {
+                self.monitor.unrecorded().adopt(&kernel.tables())
+            }
+            Heritage::Unpinned | Heritage::None | Heritage::Foreign(_) => {
+                self.monitor.unrecorded().begin_kernel_anew()
+            }
         }
         if matches!(heritage, Heritage::Silent | Heritage::Foreign(_)) {
             self.note(Fact::Anomaly { kind: Anomaly::KernelSilent, count: 1 });
@@ -397,22 +403,31 @@ impl Driver {
     /// Answers; an asker that has gone meanwhile needs none.
     fn answer(&mut self, query: Query) {
         match query {
-            Query::Observe { scrape, reply } => {
-                self.read(false);
-                self.read_anomalies();
-                self.monitor.handle_timeout(mono_now());
-                self.conclude();
-                let snapshot = self.monitor.snapshot();
-                let at = snapshot.at;
-                let kernel = self.kernel_now();
-                if reply.send(Observation { snapshot, kernel }).is_ok() && scrape {
-                    self.monitor.scraped(at);
+            Query::Observe(reply) => drop(reply.send(self.observe())),
+            Query::Scrape(mut own, reply) => {
+                let Observation { snapshot, kernel } = self.observe();
+                own.extend(own::kernel_series(&kernel));
+                let kept = if self.monitor.is_recorded() { own.clone() } else { Vec::new() };
+                let mut series = snapshot.series;
+                series.append(&mut own);
+                if reply.send(series).is_ok() {
+                    self.monitor.scraped(snapshot.at, &kept);
                 }
             }
             Query::Terminations(filter, reply) => drop(reply.send(self.monitor.terminations(&filter))),
             Query::Restarts(filter, reply) => drop(reply.send(self.monitor.restarts(&filter))),
             Query::Advice(filter, reply) => drop(reply.send(self.monitor.advice(&filter))),
+            Query::Record(reply) => drop(reply.send(self.monitor.record(mono_now(), unix_now_ns()))),
         }
+    }
+
+    /// Fresh readings, and what follows from them.
+    fn observe(&mut self) -> Observation {
+        self.read(false);
+        self.read_anomalies();
+        self.monitor.handle_timeout(mono_now());
+        self.conclude();
+        Observation { snapshot: self.monitor.snapshot(), kernel: self.kernel_now() }
     }
 
     fn kernel_now(&self) -> KernelNow {

@@ -4,6 +4,7 @@
 pub mod api;
 pub mod health;
 pub mod metrics;
+pub mod record;
 pub mod server;
 pub mod status;
 
@@ -60,7 +61,8 @@ pub fn private(app: App) -> Router {
         .route("/api/v1/terminations", get(api::terminations))
         .route("/api/v1/terminations/{namespace}/{pod}", get(api::termination))
         .route("/api/v1/restarts", get(api::restarts))
-        .route("/api/v1/advice", get(api::advice));
+        .route("/api/v1/advice", get(api::advice))
+        .route("/api/v1/record", get(record::record));
     finished(routes, app)
 }
 

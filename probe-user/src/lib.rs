@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod decode;
 pub mod driver;
+pub mod eventlog;
 pub mod exposition;
 pub mod host;
 pub mod http;

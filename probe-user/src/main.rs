@@ -3,12 +3,16 @@
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use drainscope::args::{AgentArgs, Args, CheckArgs, CleanupArgs, Command, LogArgs, LogFormat, LogLevel};
+use drainscope::args::{
+    AgentArgs, Args, CheckArgs, CleanupArgs, Command, LogArgs, LogFormat, LogLevel, RecordArgs, ReplayArgs,
+};
 use drainscope::config::Config;
+use drainscope::eventlog::{End, client, replay, report};
 use drainscope::kernel::Pins;
 use drainscope::run::KernelSide;
 use drainscope::{check, run};
-use std::io::{IsTerminal as _, Write as _};
+use std::fs::File;
+use std::io::{self, BufReader, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
@@ -20,11 +24,13 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Agent(args) => agent(&args),
         Command::Check(args) => doctor(&args),
+        Command::Record(args) => record(&args),
+        Command::Replay(args) => play(&args),
         Command::Cleanup(args) => clean_up(&args),
     };
     result.unwrap_or_else(|error| {
         // A stderr that is gone cannot be told so.
-        drop(writeln!(std::io::stderr(), "drainscope: {}", in_one_line(&error)));
+        drop(writeln!(io::stderr(), "drainscope: {}", in_one_line(&error)));
         ExitCode::from(2)
     })
 }
@@ -62,8 +68,39 @@ fn agent(args: &AgentArgs) -> anyhow::Result<ExitCode> {
 
 fn doctor(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let report = runtime()?.block_on(check::check(args));
-    std::io::stdout().write_all(report.text(args.output).as_bytes()).context("stdout")?;
+    io::stdout().write_all(report.text(args.output).as_bytes()).context("stdout")?;
     Ok(ExitCode::from(report.exit_code()))
+}
+
+fn record(args: &RecordArgs) -> anyhow::Result<ExitCode> {
+    let kept = runtime()?.block_on(client::record(args))?;
+    let (end, exit) = match kept.end {
+        Some(end @ (End::Stopped | End::AgentEnded)) => (end.text(), ExitCode::SUCCESS),
+        Some(end) => (end.text(), ExitCode::from(2)),
+        None => ("the connection to the agent broke", ExitCode::from(2)),
+    };
+    let said = format!("recorded {} lines, {} bytes; {end}\n", kept.lines, kept.bytes);
+    // A stderr that is gone cannot be told so.
+    drop(io::stderr().write_all(said.as_bytes()));
+    Ok(exit)
+}
+
+fn play(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
+    let name = args.file.display();
+    let replayed = if args.file.as_os_str() == "-" {
+        replay::replay(io::stdin().lock())
+    } else {
+        replay::replay(BufReader::with_capacity(
+            1 << 20,
+            File::open(&args.file).with_context(|| name.to_string())?,
+        ))
+    };
+    let replayed = replayed.with_context(|| name.to_string())?;
+    io::stdout().write_all(report::text(&replayed, args).as_bytes()).context("stdout")?;
+    for remark in report::remarks(&replayed, args) {
+        drop(writeln!(io::stderr(), "drainscope: {name}: {remark}"));
+    }
+    Ok(if replayed.differing.is_none() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 fn clean_up(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
@@ -74,7 +111,7 @@ fn clean_up(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
     } else {
         format!("nothing is left: {} does not exist\n", directory.display())
     };
-    std::io::stdout().write_all(said.as_bytes()).context("stdout")?;
+    io::stdout().write_all(said.as_bytes()).context("stdout")?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -102,10 +139,10 @@ fn log_to_stderr(args: &LogArgs) -> anyhow::Result<()> {
         .fold(Targets::new().with_default(level), |targets, library| {
             targets.with_target(library, level.min(LevelFilter::WARN))
         });
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let registry = tracing_subscriber::registry().with(targets);
     match args.log_format {
-        LogFormat::Text => registry.with(layer.with_ansi(std::io::stderr().is_terminal())).try_init(),
+        LogFormat::Text => registry.with(layer.with_ansi(io::stderr().is_terminal())).try_init(),
         LogFormat::Json => registry.with(layer.json()).try_init(),
     }
     .context("the log cannot be set up")

@@ -33,6 +33,9 @@ use tokio::task::{JoinHandle, JoinSet};
 /// then.
 const LINGER: Duration = Duration::from_secs(120);
 
+/// At the end, how long answers under way may take: the rest of an event log has to reach its reader.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
 /// The agent cannot start, or its core has gone; it exits with status 2.
 #[derive(Debug, Error)]
 pub enum RunError {
@@ -147,7 +150,10 @@ impl Running {
         self.sources.abort_all();
         self.stop.send_replace(true);
         let unfinished = self.driver.await.map_err(RunError::Driver)?;
-        while self.servers.join_next().await.is_some() {}
+        let answered = async { while self.servers.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_ANSWERS, answered).await.is_err() {
+            tracing::debug!("a client was cut off in the middle of an answer");
+        }
         Ok(unfinished)
     }
 }

@@ -33,6 +33,7 @@ struct Agent {
     child: Child,
     stderr: BufReader<ChildStderr>,
     listen: SocketAddr,
+    api: SocketAddr,
     kubeconfig: PathBuf,
 }
 
@@ -59,7 +60,7 @@ impl Agent {
         let mut child =
             command("sh").args(["-c", &line]).stderr(Stdio::piped()).spawn().expect("the agent starts");
         let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
-        let listen = loop {
+        let (listen, api) = loop {
             let mut line = String::new();
             assert_ne!(
                 stderr.read_line(&mut line).expect("its log"),
@@ -68,13 +69,16 @@ impl Agent {
                 child.wait()
             );
             // As text: `listen=127.0.0.1:1`, as JSON: `"listen":"127.0.0.1:1"`.
-            if let Some((_, rest)) = line.split_once(" listen=").or_else(|| line.split_once("\"listen\":\""))
-            {
-                let address = rest.split([' ', '"']).next().and_then(|text| text.parse().ok());
-                break address.expect("an address");
+            let address = |name: &str| {
+                let (as_text, as_json) = (format!(" {name}="), format!("\"{name}\":\""));
+                let (_, rest) = line.split_once(&as_text).or_else(|| line.split_once(&as_json))?;
+                rest.split([' ', '"', '\n']).next().and_then(|text| text.parse().ok())
+            };
+            if let Some(both) = address("listen").zip(address("api_listen")) {
+                break both;
             }
         };
-        Self { child, stderr, listen, kubeconfig }
+        Self { child, stderr, listen, api, kubeconfig }
     }
 
     fn signal(&self, name: &str) {
@@ -252,4 +256,143 @@ fn at_its_end_it_logs_what_it_knows_as_json_lines() {
         lines.iter().filter_map(|line| line.get("termination")).collect();
     assert_eq!(terminations.len(), 1, "{log}");
     assert_eq!((&terminations[0]["pod"]["name"], &terminations[0]["node"]), (&"a".into(), &"n1".into()));
+}
+
+/// A file of this test's own that goes away with its value.
+struct Log(PathBuf);
+
+impl Log {
+    fn new(name: &str) -> Self {
+        Self(std::env::temp_dir().join(format!("drainscope-log-{name}-{}", std::process::id())))
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("UTF-8")
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(&self.0).unwrap_or_default()
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        drop(std::fs::remove_file(&self.0));
+    }
+}
+
+#[test]
+fn an_agent_is_recorded_until_a_signal_and_replayed() {
+    let agent = Agent::start_with("recorded", "--grace 0s", little_api());
+    let (log, api) = (Log::new("recorded"), agent.api.to_string());
+    let record = command(DRAINSCOPE)
+        .args(["record", log.path(), "--api", &api])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let deadline = Instant::now() + WAIT;
+    // The pod that is being deleted is in it, and a scrape.
+    while !log.text().contains("\"scraped\"") {
+        assert!(Instant::now() < deadline, "{}", log.text());
+        assert!(agent.get("/metrics").starts_with("HTTP/1.1 200"));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let pid = record.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().expect("kill runs").success());
+    let recorded = record.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&recorded.stderr).into_owned();
+    assert!(recorded.status.success() && said.ends_with("the recording was ended\n"), "{said}");
+    let text = log.text();
+    assert!(text.ends_with("\n{\"end\":\"stopped\"}\n"), "{text}");
+    assert!(
+        said.starts_with(&format!("recorded {} lines, {} bytes;", text.lines().count(), text.len())),
+        "{said}"
+    );
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(log.path()).expect("a file").permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o600, "it has clients' addresses");
+
+    let again = run(&["record", log.path(), "--api", &api]);
+    assert_eq!(again.status.code(), Some(2), "no file is replaced");
+    assert!(String::from_utf8_lossy(&again.stderr).contains(log.path()), "{again:?}");
+
+    let replay = |arguments: &[&str]| {
+        let output = run(&[&["replay", log.path()], arguments].concat());
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    assert!(replay(&[]).starts_with("OK  "), "{}", replay(&[]));
+    assert!(replay(&["--metrics"]).contains("drainscope_build_info{version="));
+    assert!(replay(&["--openmetrics"]).ends_with("# EOF\n"));
+    assert!(replay(&["--terminations", "-o", "json"]).starts_with("{\"items\":["));
+    let whole: serde_json::Value = serde_json::from_str(&replay(&["-o", "json"])).expect("JSON");
+    assert_eq!((&whole["log"]["node"], &whole["log"]["end"]), (&"n1".into(), &"stopped".into()));
+    agent.signal("-INT");
+    assert_eq!(agent.end().0, Some(0));
+}
+
+#[test]
+fn a_recording_goes_to_standard_output_for_a_time_and_is_replayed_from_standard_input() {
+    let agent = Agent::start("duration", "--grace 0s");
+    let recorded = run(&["record", "-", "--api", &agent.api.to_string(), "--duration", "100ms"]);
+    assert!(recorded.status.success(), "{recorded:?}");
+    let mut replay = command(DRAINSCOPE)
+        .args(["replay", "-", "--metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    replay.stdin.take().expect("piped").write_all(&recorded.stdout).expect("it reads");
+    let replayed = replay.wait_with_output().expect("it ends");
+    assert!(replayed.status.success(), "{replayed:?}");
+    let said = String::from_utf8_lossy(&replayed.stderr).into_owned();
+    assert!(said.contains("nobody scraped /metrics meanwhile"), "{said}");
+}
+
+#[test]
+fn what_cannot_be_recorded_or_replayed_is_said() {
+    let closed = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let closed = closed.expect("a free port").to_string();
+    let (log, nonsense) = (Log::new("none"), Log::new("nonsense"));
+    std::fs::write(nonsense.path(), "hello\n").expect("temporary file");
+    for (arguments, said) in [
+        (&["record", log.path(), "--api", &closed][..], "no agent answers at"),
+        (&["record", log.path(), "--api", &closed, "--duration=-1s"], "--duration"),
+        (&["replay", log.path()], "No such file"),
+        (&["replay", nonsense.path()], "line 1 is no header of an event log"),
+    ] {
+        let output = run(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(said) && output.stdout.is_empty(), "{arguments:?}: {stderr}");
+    }
+    assert!(!log.0.exists(), "a file without an agent");
+}
+
+#[test]
+fn a_replay_that_concludes_otherwise_or_is_not_whole_says_so() {
+    let agent = Agent::start("altered", "--grace 0s");
+    let log = Log::new("altered");
+    let recorded = run(&["record", log.path(), "--api", &agent.api.to_string(), "--duration", "50ms"]);
+    assert!(recorded.status.success(), "{recorded:?}");
+    let text = log.text();
+    let told = "{\"told\":{\"what\":\"finding\",\"crc32\":1}}\n";
+    for (altered, code, said) in [
+        (
+            text.replace("{\"end\"", &format!("{told}{{\"end\"")),
+            1,
+            "1 conclusions differ from those of the agent",
+        ),
+        (text[..text.len() - 5].to_owned(), 0, "is not whole and was left out"),
+        (text.replace("{\"end\":\"stopped\"}\n", ""), 0, "the log has no end"),
+        (text.replace("\"stopped\"", "\"slow_reader\""), 0, "the log ends early: the reader was too slow"),
+    ] {
+        std::fs::write(log.path(), altered).expect("temporary file");
+        let output = run(&["replay", log.path()]);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        assert!(stderr.contains(said), "{stderr}");
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! Nothing of the agent is linked here; what it says is read from its API by types of this crate's own.
 
+mod recording;
 mod report;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use anyhow::{Context as _, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+pub use recording::{LastWords, Recording};
 pub use report::{Connections, Container, Evidence, Pod, Requests, Restart, Step, Termination};
 
 use crate::World;
@@ -220,9 +222,17 @@ impl Drop for Agent {
 
 /// One `GET`, one connection.
 fn fetch(address: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
+    fetch_as(address, path, "*/*")
+}
+
+/// As [`fetch`], for an answer of this type.
+fn fetch_as(address: SocketAddr, path: &str, accept: &str) -> anyhow::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, ANSWER)?;
     stream.set_read_timeout(Some(ANSWER))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: */*\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
+    )?;
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES).read_to_end(&mut answer)?;
     let answer = String::from_utf8(answer)?;

@@ -34,6 +34,8 @@ mod overload;
 mod own_end;
 #[path = "agent/prometheus.rs"]
 mod prometheus;
+#[path = "agent/recorded.rs"]
+mod recorded;
 #[path = "agent/restart.rs"]
 mod restart;
 #[path = "agent/reuse.rs"]
@@ -94,6 +96,7 @@ fn main() -> ExitCode {
         overflow::trials(),
         overload::trials(),
         outage::trials(),
+        recorded::trials(),
         prometheus::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()

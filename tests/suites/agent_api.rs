@@ -11,6 +11,8 @@ mod agent;
 mod faults;
 #[path = "agent_api/garbage.rs"]
 mod garbage;
+#[path = "agent_api/recorded.rs"]
+mod recorded;
 #[path = "agent_api/watches.rs"]
 mod watches;
 

@@ -1,10 +1,13 @@
 //! Bounds of the core's tables. What happens at each is said here; each is counted.
 
+use serde::{Deserialize, Serialize};
+
 /// Nanoseconds in a second.
 pub const SECOND: u64 = 1_000_000_000;
 
 /// Bounds that a user can set, and those that follow from the kernel side's tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Limits {
     /// Ended terminations (and as many container restarts) that are kept; beyond it the oldest goes (`history_dropped`).
     pub history: usize,

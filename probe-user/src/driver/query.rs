@@ -1,9 +1,10 @@
 //! Questions to the driver from the servers: a bounded queue, one answer each, and a bound on the wait. A driver that is
 //! busy or gone costs the asker an error, never a hang.
 
+use crate::eventlog::tape::Recording;
 use crate::kernel::{MapUsage, ProgramStats};
 use probe_core::advice::WorkloadAdvice;
-use probe_core::snapshot::Snapshot;
+use probe_core::snapshot::{Series, Snapshot};
 use probe_core::termination::{Filter, Listing, Restart, Termination};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -52,14 +53,13 @@ pub struct KernelNow {
 
 /// A question.
 pub(crate) enum Query {
-    /// For `/metrics` (`scrape`: births of series count from it) and `/status`.
-    Observe {
-        scrape: bool,
-        reply: oneshot::Sender<Observation>,
-    },
+    Observe(oneshot::Sender<Observation>),
+    /// For `/metrics`: births of series count from it.
+    Scrape(Vec<Series>, oneshot::Sender<Vec<Series>>),
     Terminations(Filter, oneshot::Sender<Listing<Termination>>),
     Restarts(Filter, oneshot::Sender<Listing<Restart>>),
     Advice(Filter, oneshot::Sender<Vec<WorkloadAdvice>>),
+    Record(oneshot::Sender<Option<Recording>>),
 }
 
 /// The asking side; cheap to clone.
@@ -74,9 +74,19 @@ impl Handle {
         (Self { queries }, receiver)
     }
 
-    /// Takes fresh readings and a snapshot. `scrape` says that it will be served to a scraper.
-    pub async fn observe(&self, scrape: bool) -> Result<Observation, QueryError> {
-        self.ask(|reply| Query::Observe { scrape, reply }).await
+    /// Takes fresh readings and a snapshot.
+    pub async fn observe(&self) -> Result<Observation, QueryError> {
+        self.ask(Query::Observe).await
+    }
+
+    /// The same for a scraper: the series of the core and of the kernel side, and `own`, what the agent says of itself.
+    pub async fn scrape(&self, own: Vec<Series>) -> Result<Vec<Series>, QueryError> {
+        self.ask(|reply| Query::Scrape(own, reply)).await
+    }
+
+    /// Begins an event log; `None` if there are as many as there may be.
+    pub async fn record(&self) -> Result<Option<Recording>, QueryError> {
+        self.ask(Query::Record).await
     }
 
     /// Terminations, newest first.

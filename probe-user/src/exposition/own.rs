@@ -1,12 +1,12 @@
 //! The agent's series about itself: build, features, kernel programs, ring, maps, watches, process. In: what the driver
 //! and `/proc` say at one moment. Out: series of the catalogue's agent families.
 
+use crate::driver::query::KernelNow;
 use crate::host::process::ProcessStats;
-use crate::kernel::{Hook, HookState, MapUsage, ProgramStats};
+use crate::kernel::{Hook, HookState};
 use crate::kube::table::kind_name;
 use probe_core::event::WatchKind;
 use probe_core::snapshot::{Series, Value};
-use std::collections::BTreeMap;
 
 /// The agent's version, as `build_info` and `/status` show it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -24,16 +24,8 @@ pub struct Own<'a> {
     pub api_in_sync: bool,
     /// A first list came in.
     pub api_seen: bool,
-    /// Programs' runs.
-    pub programs: Vec<ProgramStats>,
-    /// How full the maps are.
-    pub maps: Vec<MapUsage>,
-    /// Ring records by kind.
-    pub records: BTreeMap<&'static str, u64>,
     /// Age of the newest event of each watched kind, nanoseconds.
     pub lags: Vec<(WatchKind, u64)>,
-    /// `/proc/self`.
-    pub process: ProcessStats,
 }
 
 impl Own<'_> {
@@ -50,48 +42,54 @@ impl Own<'_> {
             let active = hook.state == HookState::Active;
             feature(&mut out, hook.program, active, active);
         }
-        for program in &self.programs {
-            out.push(one("ebpf_program_attached", &[program.name], gauge(u64::from(program.attached))));
-            out.push(one("ebpf_program_runs", &[program.name], Value::Counter(program.runs)));
-            out.push(one(
-                "ebpf_program_run_seconds",
-                &[program.name],
-                Value::Seconds(seconds(program.run_ns)),
-            ));
-        }
-        out.extend(
-            self.records.iter().map(|(kind, count)| one("ebpf_events", &[kind], Value::Counter(*count))),
-        );
-        for map in &self.maps {
-            out.push(one("ebpf_map_entries", &[map.name], gauge(map.entries)));
-            out.push(one("ebpf_map_capacity", &[map.name], gauge(map.capacity)));
-        }
         let lags = self.lags.iter();
         out.extend(
             lags.map(|(kind, ns)| one("watch_lag_seconds", &[kind_name(*kind)], Value::Gauge(seconds(*ns)))),
         );
-        self.process(&mut out);
         out
     }
+}
 
-    fn process(&self, out: &mut Vec<Series>) {
-        let ProcessStats {
-            resident_bytes,
-            virtual_bytes,
-            cpu_seconds,
-            start_unix_seconds,
-            open_fds,
-            max_fds,
-            ..
-        } = self.process;
-        let mut add = |family, value: Option<Value>| out.extend(value.map(|value| one(family, &[], value)));
-        add("process_cpu_seconds", cpu_seconds.map(Value::Seconds));
-        add("process_resident_memory_bytes", resident_bytes.map(gauge));
-        add("process_virtual_memory_bytes", virtual_bytes.map(gauge));
-        add("process_open_fds", open_fds.map(gauge));
-        add("process_max_fds", max_fds.map(gauge));
-        add("process_start_time_seconds", start_unix_seconds.map(Value::Gauge));
+/// The kernel side's series.
+#[must_use]
+pub fn kernel_series(kernel: &KernelNow) -> Vec<Series> {
+    let mut out = Vec::new();
+    for program in &kernel.programs {
+        out.push(one("ebpf_program_attached", &[program.name], gauge(u64::from(program.attached))));
+        out.push(one("ebpf_program_runs", &[program.name], Value::Counter(program.runs)));
+        out.push(one("ebpf_program_run_seconds", &[program.name], Value::Seconds(seconds(program.run_ns))));
     }
+    out.extend(
+        kernel.records.iter().map(|(kind, count)| one("ebpf_events", &[kind], Value::Counter(*count))),
+    );
+    for map in &kernel.maps {
+        out.push(one("ebpf_map_entries", &[map.name], gauge(map.entries)));
+        out.push(one("ebpf_map_capacity", &[map.name], gauge(map.capacity)));
+    }
+    out
+}
+
+/// The process's series.
+#[must_use]
+pub fn process_series(process: &ProcessStats) -> Vec<Series> {
+    let ProcessStats {
+        resident_bytes,
+        virtual_bytes,
+        cpu_seconds,
+        start_unix_seconds,
+        open_fds,
+        max_fds,
+        ..
+    } = *process;
+    let mut out = Vec::new();
+    let mut add = |family, value: Option<Value>| out.extend(value.map(|value| one(family, &[], value)));
+    add("process_cpu_seconds", cpu_seconds.map(Value::Seconds));
+    add("process_resident_memory_bytes", resident_bytes.map(gauge));
+    add("process_virtual_memory_bytes", virtual_bytes.map(gauge));
+    add("process_open_fds", open_fds.map(gauge));
+    add("process_max_fds", max_fds.map(gauge));
+    add("process_start_time_seconds", start_unix_seconds.map(Value::Gauge));
+    out
 }
 
 fn feature(out: &mut Vec<Series>, name: &str, enabled: bool, whole: bool) {

@@ -2,27 +2,29 @@
 
 use super::{App, error};
 use crate::clock::mono_now;
-use crate::driver::query::Observation;
-use crate::exposition::{negotiate, open_metrics, own::Own, prometheus};
+use crate::exposition::own::{self, Own};
+use crate::exposition::{negotiate, open_metrics, prometheus};
 use crate::host::process;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use probe_core::snapshot::Series;
 use std::io::Write as _;
 use std::path::Path;
 
 /// GET /metrics.
 pub async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
-    let observation = match app.links.handle.observe(true).await {
-        Ok(observation) => observation,
+    let mut series = match app.links.handle.scrape(own_series(&app)).await {
+        Ok(series) => series,
         Err(why) => return error(StatusCode::SERVICE_UNAVAILABLE, why),
     };
+    series.extend(own::process_series(&process::read(Path::new("/proc"))));
     let format = negotiate::format(text(&headers, header::ACCEPT));
     let text_out = match format {
-        negotiate::Format::OpenMetrics => render(&app, observation),
-        negotiate::Format::Prometheus => prometheus::from_open_metrics(&render(&app, observation)),
+        negotiate::Format::OpenMetrics => open_metrics(series),
+        negotiate::Format::Prometheus => prometheus::from_open_metrics(&open_metrics(series)),
     };
     let kind = (header::CONTENT_TYPE, format.content_type());
     let vary = (header::VARY, "Accept, Accept-Encoding");
@@ -35,25 +37,18 @@ pub async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
     }
 }
 
-/// The whole exposition: the core's series and the agent's own.
-fn render(app: &App, observation: Observation) -> String {
+/// What the agent says of itself, the kernel side and the process left out.
+fn own_series(app: &App) -> Vec<Series> {
     let states = app.table.states();
-    let kernel = observation.kernel;
     let own = Own {
         kernel_error: app.start.kernel_error.as_deref(),
         hooks: &app.start.hooks,
         cgroup_error: app.start.cgroup_error.as_deref(),
         api_in_sync: !states.is_empty() && states.iter().all(|(_, state)| state.synced),
         api_seen: states.iter().any(|(_, state)| state.ever_synced),
-        programs: kernel.programs,
-        maps: kernel.maps,
-        records: kernel.records,
         lags: app.table.lags(mono_now()),
-        process: process::read(Path::new("/proc")),
     };
-    let mut series = observation.snapshot.series;
-    series.extend(own.series());
-    open_metrics(series)
+    own.series()
 }
 
 fn compressed(bytes: &[u8]) -> std::io::Result<Vec<u8>> {

@@ -16,7 +16,7 @@ const LOSSES: [&str; 4] = ["anomalies", "attribution_failures", "ebpf_events_los
 
 /// GET /status.
 pub async fn status(State(app): State<App>) -> Response {
-    let observation = match app.links.handle.observe(false).await {
+    let observation = match app.links.handle.observe().await {
         Ok(observation) => observation,
         Err(why) => return error(StatusCode::SERVICE_UNAVAILABLE, why),
     };

@@ -1,5 +1,7 @@
 //! Both servers over real sockets, with a real driver and core and no kernel side.
 
+mod record;
+
 use super::server::{Limits, serve};
 use super::*;
 use crate::args::LogFormat;
@@ -354,7 +356,7 @@ fn servers_whose_driver_is_gone_say_so() {
     let answer = servers.runtime.block_on(async {
         let deadline = tokio::time::Instant::now() + WAIT;
         loop {
-            let refused = app.links.handle.observe(false).await.err();
+            let refused = app.links.handle.observe().await.err();
             if refused == Some(crate::driver::query::QueryError::Ending)
                 || tokio::time::Instant::now() > deadline
             {

@@ -8,15 +8,15 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use world::apiserver::Kind;
 
-struct Agent {
+pub(crate) struct Agent {
     runtime: Runtime,
     running: Option<Running>,
-    public: SocketAddr,
-    private: SocketAddr,
+    pub(crate) public: SocketAddr,
+    pub(crate) private: SocketAddr,
 }
 
 impl Agent {
-    fn of(server: &Server) -> Self {
+    pub(crate) fn of(server: &Server) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -45,28 +45,28 @@ impl Agent {
         Self { runtime, running: Some(running), public, private }
     }
 
-    fn stop(mut self) -> Vec<probe_core::termination::Termination> {
+    pub(crate) fn stop(mut self) -> Vec<probe_core::termination::Termination> {
         let running = self.running.take().expect("it runs");
         self.runtime.block_on(running.stop()).expect("ends in order")
     }
 
-    fn status(&self, path: &str) -> u16 {
+    pub(crate) fn status(&self, path: &str) -> u16 {
         get(self.public, path).0
     }
 
-    fn metric(&self, line_start: &str) -> Option<f64> {
+    pub(crate) fn metric(&self, line_start: &str) -> Option<f64> {
         let (_, text) = get(self.public, "/metrics");
         let line = text.lines().find(|line| line.starts_with(line_start))?;
         line.rsplit(' ').next()?.parse().ok()
     }
 
-    fn termination(&self, pod: &str) -> Option<Value> {
+    pub(crate) fn termination(&self, pod: &str) -> Option<Value> {
         let (status, text) = get(self.private, &format!("/api/v1/terminations/shop/{pod}"));
         (status == 200).then(|| serde_json::from_str(&text).expect("JSON"))
     }
 }
 
-fn get(address: SocketAddr, path: &str) -> (u16, String) {
+pub(crate) fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).expect("connect");
     stream.set_read_timeout(Some(WAIT)).expect("timeout");
     write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("write");
@@ -77,7 +77,7 @@ fn get(address: SocketAddr, path: &str) -> (u16, String) {
     (status, body.to_owned())
 }
 
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = std::time::Instant::now() + WAIT;
     while !condition() {
         assert!(std::time::Instant::now() < deadline, "waited in vain until {what}");

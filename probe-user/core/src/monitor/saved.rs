@@ -92,6 +92,16 @@ impl Monitor {
         bytes
     }
 
+    /// The bounds that it was made with: a restored monitor goes on as this one only within the same.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// The node that it is for.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
     /// A monitor that goes on where the saved one was, within `limits`: where one is lower now, what is beyond it goes as
     /// it does in a running monitor, and is counted. Commands, findings and ended terminations that had not been polled
     /// are there to be polled. Next, the kernel side and the sources must be brought in line: [`Self::adopt`] or
