@@ -43,7 +43,7 @@ const START: Duration = Duration::from_secs(30);
 #[derive(Debug, Parser)]
 #[command(
     name = "accuracy",
-    after_help = "Examples:\n  cargo xtask accuracy                        the whole matrix\n  cargo xtask accuracy --quick                five servers with three clients each\n  cargo xtask accuracy --only go/shutdown     rows whose name contains that\n  cargo xtask accuracy --list                 names of all rows"
+    after_help = "Examples:\n  cargo xtask accuracy                        the whole matrix\n  cargo xtask accuracy --quick                each server and each sort of clients once\n  cargo xtask accuracy --only go/shutdown     rows whose name contains that\n  cargo xtask accuracy --list                 names of all rows"
 )]
 struct Args {
     /// The reduced form
@@ -58,7 +58,7 @@ struct Args {
     /// Write the report as JSON here
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Keep what clients and agent said of each wrong row in this folder
+    /// Keep what clients and agent said of each wrong row in this folder [default: accuracy-wrong beside this program]
     #[arg(long, value_name = "FOLDER")]
     save: Option<PathBuf>,
 }
@@ -138,5 +138,6 @@ fn start(args: &Args, rows: &[Row]) -> anyhow::Result<Site> {
     let servers = Servers::prepare(&rows::servers(rows), &world.node().directory().join("servers"))?;
     let mut agent = Agent::start(&world, &agent, &["--series-limit", SERIES_LIMIT])?;
     agent.wait_ready(START)?;
-    Ok(Site { agent, world, servers, save: args.save.clone() })
+    let save = args.save.clone().unwrap_or_else(|| own.with_file_name("accuracy-wrong"));
+    Ok(Site { agent, world, servers, save })
 }

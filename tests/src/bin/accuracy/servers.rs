@@ -17,8 +17,6 @@ const PYTHON_SOURCE: &str = include_str!("../../../servers/python/server.py");
 const NODE_SOURCE: &str = include_str!("../../../servers/node/server.js");
 const JAVA_SOURCE: &str = include_str!("../../../servers/java/Server.java");
 
-/// Where Go's own archive unpacks to; often not on root's PATH.
-const GO_DIRECTORY: &str = "/usr/local/go/bin";
 /// A small virtual machine that is there soon.
 const JAVA_OPTIONS: [&str; 3] = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx128m"];
 
@@ -47,7 +45,7 @@ impl Servers {
     /// Why the rows of a server are skipped; `None` if they are not.
     pub(crate) fn obstacle(&self, server: Server) -> Option<String> {
         let is_there = self.0.get(&server).is_some_and(Option::is_some);
-        (!is_there).then(|| format!("{} is not installed", server.name()))
+        (!is_there).then(|| format!("{} is not installed (cargo xtask setup --servers)", server.name()))
     }
 
     /// The pods of a row.
@@ -74,7 +72,7 @@ impl Servers {
 }
 
 fn go(directory: &Path) -> anyhow::Result<Option<Vec<String>>> {
-    let Some(go) = candidates("go", &[GO_DIRECTORY]).into_iter().next() else { return Ok(None) };
+    let Some(go) = candidates("go").into_iter().next() else { return Ok(None) };
     fs::write(directory.join("go.mod"), GO_MODULE)?;
     fs::write(directory.join("main.go"), GO_SOURCE)?;
     let program = directory.join("server");
@@ -95,7 +93,7 @@ fn go(directory: &Path) -> anyhow::Result<Option<Vec<String>>> {
 
 fn python(directory: &Path) -> anyhow::Result<Option<Vec<String>>> {
     // A version manager's shim is asked for what it stands for: pods have another environment than this process.
-    let real = candidates("python3", &[]).iter().find_map(|python| {
+    let real = candidates("python3").iter().find_map(|python| {
         output(Command::new(python).args(["-c", "import sys; print(sys.executable)"])).ok()
     });
     let Some(real) = real else { return Ok(None) };
@@ -105,7 +103,7 @@ fn python(directory: &Path) -> anyhow::Result<Option<Vec<String>>> {
 }
 
 fn node(directory: &Path) -> anyhow::Result<Option<Vec<String>>> {
-    let real = candidates("node", &[])
+    let real = candidates("node")
         .iter()
         .find_map(|node| output(Command::new(node).args(["-p", "process.execPath"])).ok());
     let Some(real) = real else { return Ok(None) };
@@ -116,12 +114,12 @@ fn node(directory: &Path) -> anyhow::Result<Option<Vec<String>>> {
 
 fn java(directory: &Path) -> anyhow::Result<Option<Vec<String>>> {
     let works = |java: &PathBuf| output(Command::new(java).arg("-version")).is_ok();
-    let Some(java) = candidates("java", &[]).into_iter().find(works) else { return Ok(None) };
+    let Some(java) = candidates("java").into_iter().find(works) else { return Ok(None) };
     let source = directory.join("Server.java");
     fs::write(&source, JAVA_SOURCE)?;
     let mut words = vec![text(&java)?];
     words.extend(JAVA_OPTIONS.map(str::to_owned));
-    match candidates("javac", &[]).into_iter().next() {
+    match candidates("javac").into_iter().next() {
         Some(javac) => {
             output(Command::new(javac).arg("-d").arg(directory).arg(&source))?;
             words.extend(["-cp".to_owned(), text(directory)?, "Server".to_owned()]);
@@ -132,11 +130,10 @@ fn java(directory: &Path) -> anyhow::Result<Option<Vec<String>>> {
     Ok(Some(words))
 }
 
-/// Every file of this name on PATH, then in these directories.
-fn candidates(name: &str, more: &[&str]) -> Vec<PathBuf> {
+/// Every file of this name on PATH, in order.
+fn candidates(name: &str) -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let directories = std::env::split_paths(&path).chain(more.iter().map(PathBuf::from));
-    directories.map(|directory| directory.join(name)).filter(|file| file.is_file()).collect()
+    std::env::split_paths(&path).map(|directory| directory.join(name)).filter(|file| file.is_file()).collect()
 }
 
 /// What a command that succeeds prints, trimmed.
