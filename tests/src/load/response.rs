@@ -69,11 +69,11 @@ impl Response {
         (100..200).contains(&self.status)
     }
 
-    /// Takes bytes of the body. Bytes after its end make the connection useless for another request.
-    pub(super) fn take(&mut self, mut bytes: &[u8]) -> Result<(), Bad> {
+    /// Takes bytes of the body; gives what follows its end.
+    pub(super) fn take<'a>(&mut self, mut bytes: &'a [u8]) -> Result<&'a [u8], Bad> {
         while !bytes.is_empty() && !self.complete() {
             match &mut self.body {
-                Body::UntilClose => return Ok(()),
+                Body::UntilClose => return Ok(&[]),
                 Body::Length(left) => bytes = skip(left, bytes),
                 Body::Chunked(Chunk::Data(left)) => {
                     bytes = skip(left, bytes);
@@ -89,10 +89,7 @@ impl Response {
                 }
             }
         }
-        if !bytes.is_empty() {
-            self.reusable = false;
-        }
-        Ok(())
+        Ok(bytes)
     }
 
     /// The whole response has come.
@@ -181,7 +178,7 @@ fn skip<'a>(left: &mut u64, bytes: &'a [u8]) -> &'a [u8] {
 mod tests {
     use super::*;
 
-    /// Status, completeness and reusability after the whole text, given in pieces of every size.
+    /// Status, completeness and reusability after the whole text, given in pieces of every size. What follows the end is left.
     fn check(text: &str, expected: Result<(u16, bool, bool), Bad>) {
         for size in 1..=text.len() {
             assert_eq!(read(text.as_bytes(), size), expected, "{text:?} in pieces of {size}");
@@ -190,10 +187,11 @@ mod tests {
 
     fn read(bytes: &[u8], size: usize) -> Result<(u16, bool, bool), Bad> {
         let Some((mut response, head)) = Response::parse(bytes)? else { return Err(Bad) };
+        let mut left = 0;
         for piece in bytes[head..].chunks(size) {
-            response.take(piece)?;
+            left += response.take(piece)?.len();
         }
-        Ok((response.status, response.complete(), response.reusable))
+        Ok((response.status, response.complete(), response.reusable && left == 0))
     }
 
     #[test]
