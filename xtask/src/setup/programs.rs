@@ -27,6 +27,7 @@ pub(super) const WORLD: &[Program] = &[
 /// The matrix's other servers: without one of these its rows are skipped.
 pub(super) const SERVERS: &[Program] = &[
     ("go", "golang-go", "compiles the Go servers"),
+    ("gunicorn", "gunicorn", "a real server as a pod"),
     ("java", "default-jdk-headless", "a real server as a pod"),
     ("node", "nodejs", "a real server as a pod"),
     ("python3", "python3", "a real server as a pod"),

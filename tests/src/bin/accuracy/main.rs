@@ -14,6 +14,7 @@ mod report;
 mod rows;
 mod run;
 mod servers;
+mod styles;
 mod unrouted;
 mod verdict;
 

@@ -207,11 +207,17 @@ fn judge(site: &Site, row: Row, loaded: &mut Loaded) -> anyhow::Result<(Measured
     site.agent.metrics()?;
     let metrics = site.agent.metrics()?;
     let unrouted = unrouted::take(&mut tally.attempts, &unrouted::noted(&site.world)?);
-    let verdict = judge::join(&tally.attempts, &ends);
+    let verdict = judge::join(&as_numbered(&tally.attempts, row.clients.at_once), &ends);
     let mut measured = Measured::new(&row, tally, &verdict, &ends, &metrics);
     measured.unrouted = u64::try_from(unrouted.len())?;
     deployment.delete_pods()?;
     Ok((measured, unmatched(&verdict, &ends)))
+}
+
+/// Attempts with the numbers that the agent gives them: what was sent at once is one request.
+fn as_numbered(attempts: &[Attempt], at_once: u32) -> Vec<Attempt> {
+    let number = |nth: u32| nth.saturating_sub(1) / at_once + 1;
+    attempts.iter().map(|&attempt| Attempt { nth: number(attempt.nth), ..attempt }).collect()
 }
 
 /// The ends of these pods, once they are settled. Only this workload's are asked for: a run has many.

@@ -14,9 +14,23 @@ use crate::rows::{Row, Server};
 const GO_MODULE: &str = include_str!("../../../servers/go/go.mod");
 const GO_SOURCE: &str = include_str!("../../../servers/go/main.go");
 const PYTHON_SOURCE: &str = include_str!("../../../servers/python/server.py");
+const GUNICORN_SOURCE: &str = include_str!("../../../servers/python/app.py");
 const NODE_SOURCE: &str = include_str!("../../../servers/node/server.js");
 const JAVA_SOURCE: &str = include_str!("../../../servers/java/Server.java");
 
+/// One process that accepts, with more threads than a pod has clients at a time; connections are kept for many times what lies between two requests.
+const GUNICORN_OPTIONS: [&str; 10] = [
+    "--bind",
+    "[::]:8080",
+    "--worker-class",
+    "gthread",
+    "--threads",
+    "128",
+    "--keep-alive",
+    "5",
+    "--log-level",
+    "error",
+];
 /// A small virtual machine that is there soon.
 const JAVA_OPTIONS: [&str; 3] = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx128m"];
 
@@ -34,6 +48,7 @@ impl Servers {
                 Server::Testserver | Server::Nginx => Ok(Some(Vec::new())),
                 Server::Go => go(&directory),
                 Server::Python => python(&directory),
+                Server::Gunicorn => gunicorn(&directory),
                 Server::Node => node(&directory),
                 Server::Java => java(&directory),
             };
@@ -54,7 +69,7 @@ impl Servers {
         let mut template = match row.style.server {
             Server::Testserver => PodTemplate::testserver(&app, row.style.arguments),
             Server::Nginx => PodTemplate::nginx(&app),
-            Server::Go | Server::Python | Server::Node | Server::Java => {
+            Server::Go | Server::Python | Server::Gunicorn | Server::Node | Server::Java => {
                 let words = self.0.get(&row.style.server).cloned().flatten().unwrap_or_default();
                 let arguments = row.style.arguments.iter().map(|&argument| argument.to_owned());
                 PodTemplate {
@@ -100,6 +115,16 @@ fn python(directory: &Path) -> anyhow::Result<Option<Vec<String>>> {
     let source = directory.join("server.py");
     fs::write(&source, PYTHON_SOURCE)?;
     Ok(Some(vec![real, text(&source)?]))
+}
+
+fn gunicorn(directory: &Path) -> anyhow::Result<Option<Vec<String>>> {
+    let works = |gunicorn: &PathBuf| output(Command::new(gunicorn).arg("--version")).is_ok();
+    let Some(gunicorn) = candidates("gunicorn").into_iter().find(works) else { return Ok(None) };
+    fs::write(directory.join("app.py"), GUNICORN_SOURCE)?;
+    let mut words = vec![text(&gunicorn)?, "--chdir".to_owned(), text(directory)?];
+    words.extend(GUNICORN_OPTIONS.map(str::to_owned));
+    words.push("app:app".to_owned());
+    Ok(Some(words))
 }
 
 fn node(directory: &Path) -> anyhow::Result<Option<Vec<String>>> {

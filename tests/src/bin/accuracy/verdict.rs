@@ -197,7 +197,7 @@ fn count(length: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rows::STYLES;
+    use crate::styles::STYLES;
 
     fn style(kind: Kind, stage: Stage) -> &'static Style {
         let fits = |style: &&Style| style.kind == kind && style.stage == stage;
