@@ -46,6 +46,9 @@ struct Args {
     /// Send a POST with so many bytes
     #[arg(long, default_value_t = 0, value_name = "BYTES")]
     body: usize,
+    /// Speak redis: ask for the head of an empty list, which takes so many seconds; 0 asks PING
+    #[arg(long, value_name = "SECONDS")]
+    redis: Option<u32>,
     /// Keep-alive clients send so many requests at once; each is an attempt, and a rate counts them together
     #[arg(long, default_value_t = 1, value_name = "REQUESTS")]
     pipeline: u32,
@@ -123,6 +126,7 @@ fn config(args: &Args) -> Config {
         blind: args.blind,
         path: args.path.clone(),
         body: args.body,
+        redis: args.redis,
         pipeline: args.pipeline,
         read_rate: args.read_rate,
         write_rate: args.write_rate,

@@ -32,6 +32,8 @@ pub struct Config {
     pub path: String,
     /// Bytes of a POST body; 0 sends a GET.
     pub body: usize,
+    /// Speak redis in place of HTTP: ask PING, or for the head of a list that stays empty, which is answered after so many seconds.
+    pub redis: Option<u32>,
     /// Requests that a keep-alive client sends at once; it then reads their answers. Each is an attempt.
     pub pipeline: u32,
     /// Bytes a second at which an answer is read; `None` is as they come.
@@ -79,6 +81,7 @@ impl Config {
             blind: false,
             path: "/".to_owned(),
             body: 0,
+            redis: None,
             pipeline: 1,
             read_rate: None,
             write_rate: None,
@@ -119,6 +122,7 @@ impl Config {
             (path_ok, "the path must begin with / and hold visible ASCII only"),
             ((1..=PIPELINE_LIMIT).contains(&self.pipeline), "between 1 and 64 requests can be sent at once"),
             (at_once <= BODY_LIMIT, "the bodies sent at once are larger than 16 MiB"),
+            (self.redis.is_none() || self.body == 0, "a request of redis has no body"),
             (
                 self.read_rate != Some(0) && self.write_rate != Some(0),
                 "a client reads and writes a byte a second or more",
@@ -166,6 +170,7 @@ mod tests {
             ("ports", Config { ports: Some((2000, 1000)), ..config() }),
             ("pipeline", Config { pipeline: 0, ..config() }),
             ("at once", Config { pipeline: 2, body: BODY_LIMIT, ..config() }),
+            ("redis body", Config { redis: Some(0), body: 1, ..config() }),
             ("read rate", Config { read_rate: Some(0), ..config() }),
             ("late nothing", Config { body_delay: Duration::from_secs(1), ..config() }),
             ("window", Config { window: Duration::ZERO, ..config() }),

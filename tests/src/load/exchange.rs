@@ -33,6 +33,7 @@ pub(super) struct Exchange<'a> {
     /// When it began, and the bound on all of it.
     begun_ns: u64,
     deadline_ns: u64,
+    redis: bool,
     read_rate: Option<u64>,
     /// The first byte of the first answer, and what has come since.
     first_ns: u64,
@@ -51,6 +52,7 @@ impl<'a> Exchange<'a> {
             held: 0..0,
             begun_ns,
             deadline_ns: begun_ns.saturating_add(nanos(config.timeout)),
+            redis: config.redis.is_some(),
             read_rate: config.read_rate,
             first_ns: 0,
             received: 0,
@@ -142,7 +144,8 @@ impl<'a> Exchange<'a> {
         let mut rest = self.buffer.get(self.held.clone()).unwrap_or_default();
         let before = rest.len();
         while response.is_none() {
-            let Some((head, length)) = Response::parse(rest)? else { break };
+            let parsed = if self.redis { Response::parse_redis(rest) } else { Response::parse(rest) };
+            let Some((head, length)) = parsed? else { break };
             rest = rest.get(length..).unwrap_or_default();
             // Interim responses are passed over.
             *response = Some(head).filter(|head| !head.interim());

@@ -32,15 +32,11 @@ pub(super) struct Piece<'a> {
 impl Request {
     /// As it goes over the wire. One-shot clients say that they are: the connection ends with the response.
     pub(super) fn new(config: &Config, keep: bool) -> Self {
-        let method = if config.body == 0 { "GET" } else { "POST" };
-        let connection = if keep { "" } else { "Connection: close\r\n" };
-        let length =
-            if config.body == 0 { String::new() } else { format!("Content-Length: {}\r\n", config.body) };
-        let head = format!(
-            "{method} {} HTTP/1.1\r\nHost: {}\r\n{connection}{length}\r\n",
-            config.path, config.target
-        );
-        let mut one = head.into_bytes();
+        let mut one = match config.redis {
+            None => http(config, keep),
+            Some(seconds) => redis(seconds),
+        }
+        .into_bytes();
         let head_length = one.len();
         one.resize(head_length + config.body, b'x');
         let at_once = if keep { usize::try_from(config.pipeline).unwrap_or(1) } else { 1 };
@@ -71,6 +67,22 @@ impl Request {
         let bytes = rest.get(..size.min(rest.len()))?;
         (!bytes.is_empty()).then_some(Piece { bytes, due_ns })
     }
+}
+
+fn http(config: &Config, keep: bool) -> String {
+    let method = if config.body == 0 { "GET" } else { "POST" };
+    let connection = if keep { "" } else { "Connection: close\r\n" };
+    let length =
+        if config.body == 0 { String::new() } else { format!("Content-Length: {}\r\n", config.body) };
+    format!("{method} {} HTTP/1.1\r\nHost: {}\r\n{connection}{length}\r\n", config.path, config.target)
+}
+
+/// A command as an array of strings (RESP).
+fn redis(seconds: u32) -> String {
+    let seconds_text = seconds.to_string();
+    let words: &[&str] = if seconds == 0 { &["PING"] } else { &["BLPOP", "empty", &seconds_text] };
+    let strings: String = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
+    format!("*{}\r\n{strings}", words.len())
 }
 
 /// Bytes that a slow client reads or writes at a time.
@@ -114,6 +126,13 @@ mod tests {
         let post =
             "POST / HTTP/1.1\r\nHost: 127.0.0.1:80\r\nConnection: close\r\nContent-Length: 2\r\n\r\nxx";
         assert_eq!(pieces(&Config { body: 2, ..config() }, false, 1), [(post.to_owned(), 0)]);
+    }
+
+    #[test]
+    fn redis_is_asked_in_its_own_words() {
+        let text = |seconds| pieces(&Config { redis: Some(seconds), ..config() }, true, 1);
+        assert_eq!(text(0), [("*1\r\n$4\r\nPING\r\n".to_owned(), 0)]);
+        assert_eq!(text(12), [("*3\r\n$5\r\nBLPOP\r\n$5\r\nempty\r\n$2\r\n12\r\n".to_owned(), 0)]);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Reading an HTTP/1 response: status line, headers, and where the body ends (length, chunks, or the close of the connection).
+//! Reading an HTTP/1 response: status line, headers, and where the body ends (length, chunks, or the close of the connection); and the
+//! one-line answers of redis.
 //!
 //! The body's bytes are counted and thrown away. Nothing is allocated.
 
@@ -7,7 +8,7 @@ use httparse::{EMPTY_HEADER, Header, Status};
 /// Headers of one response; more is a bad response.
 const HEADER_LIMIT: usize = 64;
 
-/// What came is not HTTP/1.
+/// What came is not of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bad;
 
@@ -62,6 +63,17 @@ impl Response {
         };
         let body = body_of(status, head.headers)?;
         Ok(Some((Self { status, reusable: keeps && body != Body::UntilClose, body }, length)))
+    }
+
+    /// The same for an answer of redis to a PING or an empty list: one line, as status 200, or 500 for an error.
+    pub(super) fn parse_redis(bytes: &[u8]) -> Result<Option<(Self, usize)>, Bad> {
+        let Some(end) = bytes.windows(2).position(|window| window == b"\r\n") else { return Ok(None) };
+        let status = match bytes.get(..end) {
+            Some(b"+PONG" | b"*-1") => 200,
+            Some([b'-', ..]) => 500,
+            _ => return Err(Bad),
+        };
+        Ok(Some((Self { status, reusable: true, body: Body::Length(0) }, end + 2)))
     }
 
     /// An interim response: the real one follows.
@@ -227,6 +239,21 @@ mod tests {
         check(&format!("{head}x\r\n"), Err(Bad));
         check(&format!("{head}\r\n"), Err(Bad));
         check(&format!("{head}FFFFFFFFFFFFFFFF\r\n"), Err(Bad));
+    }
+
+    #[test]
+    fn redis_answers_in_a_line() {
+        for (text, expected) in [
+            ("+PONG\r\n", Ok(Some((200, 7)))),
+            ("*-1\r\n+PO", Ok(Some((200, 5)))),
+            ("-LOADING\r\n", Ok(Some((500, 10)))),
+            ("+PON", Ok(None)),
+            ("HTTP/1.1 200 OK\r\n", Err(Bad)),
+        ] {
+            let parsed = Response::parse_redis(text.as_bytes());
+            let shown = parsed.map(|whole| whole.map(|(response, length)| (response.status, length)));
+            assert_eq!(shown, expected, "{text:?}");
+        }
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub(super) const SERVERS: &[Program] = &[
     ("java", "default-jdk-headless", "a real server as a pod"),
     ("node", "nodejs", "a real server as a pod"),
     ("python3", "python3", "a real server as a pod"),
+    ("redis-server", "redis-server", "a real server as a pod"),
 ];
 
 /// Packages as arguments; runs as root. `policy-rc.d` is Debian's interface for "start nothing": 101 is "action forbidden".

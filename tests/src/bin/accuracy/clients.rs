@@ -62,6 +62,14 @@ pub(crate) const SLOW_WRITERS: Clients = clients("slow-writers", "--new 160 --ne
 /// The head at once, the body a second and a half later.
 pub(crate) const LATE_BODIES: Clients =
     clients("late-bodies", "--keepalive 160 --keepalive-rate 0.5 --body 1024 --body-delay 1.5");
+/// [`KEPT_BLIND`] of redis.
+pub(crate) const REDIS_KEPT: Clients =
+    clients("keep-alive-blind", "--redis 0 --keepalive 40 --keepalive-rate 5 --blind");
+/// [`ONE_SHOT`] of redis.
+pub(crate) const REDIS_ONE_SHOT: Clients = clients("one-per-request", "--redis 0 --new 90 --new-rate 5");
+/// [`LONG_KEPT`] of redis.
+pub(crate) const REDIS_LONG: Clients =
+    clients("long-requests-kept", "--redis 2 --keepalive 160 --keepalive-rate 0.4");
 /// [`ONE_SHOT`] that do not wait long for an address that is gone.
 pub(crate) const VANISHING: Clients =
     clients("one-per-request", "--new 200 --new-rate 2 --connect-timeout 1 --timeout 5");

@@ -154,7 +154,7 @@ fn load(site: &Site, row: Row, index: usize) -> anyhow::Result<Loaded> {
     let template = template(site, row);
     let mut deployment =
         Deployment::create(world.store(), world.node_name(), NAMESPACE, &name, REPLICAS, &template)?;
-    let service = world.service(NAMESPACE, &name, &name)?;
+    let service = world.service_speaking(NAMESPACE, &name, &name, row.style.server.port_name(), None)?;
     deployment.wait_ready(PATIENCE)?;
     world.wait_routed(&name, deployment.pods(), PATIENCE)?;
     watched(site, &name)?;
@@ -184,7 +184,11 @@ fn load(site: &Site, row: Row, index: usize) -> anyhow::Result<Loaded> {
 /// would leave a service without any live endpoint for a while, and closed loops would do nothing but be refused.
 fn template(site: &Site, row: Row) -> Value {
     let mut template = site.servers.template(&row).to_value();
-    template["spec"]["containers"][0]["readinessProbe"]["initialDelaySeconds"] = json!(READY_AFTER_SECONDS);
+    let probe = &mut template["spec"]["containers"][0]["readinessProbe"];
+    if row.style.server.port_name() != "http" {
+        *probe = json!({"tcpSocket": {"port": "http"}, "periodSeconds": 1, "failureThreshold": 1});
+    }
+    probe["initialDelaySeconds"] = json!(READY_AFTER_SECONDS);
     template
 }
 

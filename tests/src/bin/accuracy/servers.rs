@@ -31,6 +31,20 @@ const GUNICORN_OPTIONS: [&str; 10] = [
     "--log-level",
     "error",
 ];
+/// Nothing is kept, and everybody may ask.
+const REDIS_OPTIONS: [&str; 11] = [
+    "--port",
+    "8080",
+    "--bind",
+    "0.0.0.0",
+    "::",
+    "--protected-mode",
+    "no",
+    "--save",
+    "",
+    "--loglevel",
+    "warning",
+];
 /// A small virtual machine that is there soon.
 const JAVA_OPTIONS: [&str; 3] = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx128m"];
 
@@ -49,6 +63,7 @@ impl Servers {
                 Server::Go => go(&directory),
                 Server::Python => python(&directory),
                 Server::Gunicorn => gunicorn(&directory),
+                Server::Redis => redis(),
                 Server::Node => node(&directory),
                 Server::Java => java(&directory),
             };
@@ -69,7 +84,7 @@ impl Servers {
         let mut template = match row.style.server {
             Server::Testserver => PodTemplate::testserver(&app, row.style.arguments),
             Server::Nginx => PodTemplate::nginx(&app),
-            Server::Go | Server::Python | Server::Gunicorn | Server::Node | Server::Java => {
+            Server::Go | Server::Python | Server::Gunicorn | Server::Redis | Server::Node | Server::Java => {
                 let words = self.0.get(&row.style.server).cloned().flatten().unwrap_or_default();
                 let arguments = row.style.arguments.iter().map(|&argument| argument.to_owned());
                 PodTemplate {
@@ -125,6 +140,12 @@ fn gunicorn(directory: &Path) -> anyhow::Result<Option<Vec<String>>> {
     words.extend(GUNICORN_OPTIONS.map(str::to_owned));
     words.push("app:app".to_owned());
     Ok(Some(words))
+}
+
+fn redis() -> anyhow::Result<Option<Vec<String>>> {
+    let Some(redis) = candidates("redis-server").into_iter().next() else { return Ok(None) };
+    let options = REDIS_OPTIONS.map(str::to_owned);
+    Ok(Some(std::iter::once(text(&redis)?).chain(options).collect()))
 }
 
 fn node(directory: &Path) -> anyhow::Result<Option<Vec<String>>> {

@@ -7,8 +7,8 @@ use world::load::ErrorKind;
 
 use crate::clients::{
     CROWD, Clients, FEW_KEPT, IMPATIENT, IMPATIENT_RST, KEPT, KEPT_BLIND, LATE_BODIES, LONG, LONG_KEPT,
-    ONE_SHOT, OPEN_LOOP, PIPELINING, PIPELINING_LONG, POST, SATURATING, SLOW_READERS, SLOW_WRITERS, UPLOADS,
-    VANISHING, VANISHING_BLIND,
+    ONE_SHOT, OPEN_LOOP, PIPELINING, PIPELINING_LONG, POST, REDIS_KEPT, REDIS_LONG, REDIS_ONE_SHOT,
+    SATURATING, SLOW_READERS, SLOW_WRITERS, UPLOADS, VANISHING, VANISHING_BLIND,
 };
 use crate::rows::{BlindSpot, Confidence, Kind, Server, Stage, Style};
 
@@ -73,6 +73,12 @@ const CUT: Confidence = Confidence::Inferred(BlindSpot {
     cites: "Acked truncation: an answer cut after everything that was written has been acknowledged looks served.",
     classes: &[],
     unseen: &[ErrorKind::Truncated],
+});
+/// Another protocol than HTTP: what a closed connection owes an answer for, its name alone does not tell.
+const RAW: Confidence = Confidence::Inferred(BlindSpot {
+    cites: "Protocols in which the client speaks last",
+    classes: &["unread", "unanswered", "stale_reuse"],
+    unseen: &[],
 });
 /// Everything was written, and the pod's network goes before all of it is taken.
 const NOT_TAKEN: Confidence = Confidence::Inferred(BlindSpot {
@@ -152,6 +158,8 @@ pub(crate) const STYLES: &[Style] = &[
     style(Server::Node, "exit", &["exit"], &[KEPT_BLIND, ONE_SHOT, LONG, POST, SLOW_WRITERS, LATE_BODIES]),
     style(Server::Node, "close", &["close"], &[KEPT_BLIND, ONE_SHOT, LONG]),
     with_prestop(style(Server::Node, "close+prestop", &["close"], &[ONE_SHOT])),
+    Style { confidence: RAW, ..style(Server::Redis, "term", &[], &[REDIS_KEPT, REDIS_LONG]) },
+    with_prestop(style(Server::Redis, "term+prestop", &[], &[REDIS_ONE_SHOT])),
     Style { confidence: CUT, ..style(Server::Java, "exit", &["exit"], &[KEPT_BLIND, ONE_SHOT, LATE_BODIES]) },
     Style { confidence: CUT, ..style(Server::Java, "stop", &["stop"], &[KEPT_BLIND, ONE_SHOT]) },
     with_prestop(style(Server::Java, "stop+prestop", &["stop"], &[ONE_SHOT])),
@@ -168,7 +176,10 @@ pub(crate) const STYLES: &[Style] = &[
     },
 ];
 
-/// The reduced form: each server and each sort of clients, in as few rows as that takes.
+/// Servers that the reduced form is without.
+#[cfg(test)]
+pub(crate) const LEFT_OUT: &[Server] = &[Server::Redis];
+/// The reduced form: each other server and each sort of clients, in as few rows as that takes.
 pub(crate) const QUICK: &[&str] = &[
     "testserver/exit/open-loop",
     "testserver/exit/long-requests-kept",
