@@ -1,4 +1,4 @@
-//! The load generator: HTTP/1.1 clients that send each attempt once, never retry, and log every one that fails.
+//! The load generator: clients of HTTP/1.1 (and redis, a little) that send each attempt once, never retry, and log every one that fails.
 //!
 //! In: a [`Config`]. Out: a log of [`Attempt`]s and a [`Summary`], in files or in the process. One thread per client, blocking sockets, the system
 //! calls in plain sight, no lock and no allocation per request. It shares no code, file or pipe with the agent, whose findings are judged by it;
@@ -9,8 +9,10 @@ mod client;
 mod clock;
 mod config;
 mod connection;
+mod exchange;
 mod log;
 mod ports;
+mod request;
 mod response;
 mod run;
 mod summary;

@@ -42,7 +42,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Find what building, testing and the demo need; install what is missing
-    #[command(after_help = "Examples:\n  cargo xtask setup\n  cargo xtask setup --yes --checks")]
+    #[command(after_help = "Examples:\n  cargo xtask setup\n  cargo xtask setup --yes --checks --servers")]
     Setup(SetupArgs),
     /// Set up, then run every test: unprivileged ones as you, kernel suites as root
     #[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test --yes -- stale_reuse\n\n\
@@ -66,7 +66,8 @@ enum Command {
     #[command(after_help = "Examples:\n  cargo xtask accuracy\n  cargo xtask accuracy --quick\n  \
                             cargo xtask accuracy --only go/shutdown\n  \
                             cargo xtask accuracy -- --help  the matrix's own flags\n\n\
-                            With DRAINSCOPE_REQUIRE=all a server that is not installed is a failure, not a skip.")]
+                            A server that is not installed is a skip (cargo xtask setup --servers installs them), \
+                            with DRAINSCOPE_REQUIRE=all a failure.")]
     Accuracy(LaunchArgs),
     /// Formatting, lints (BPF target included), dependency policy, house rules
     #[command(after_help = "Examples:\n  cargo xtask check\n  cargo xtask check --yes")]
@@ -98,6 +99,9 @@ struct SetupArgs {
     /// Also what `cargo xtask check` needs (cargo-deny)
     #[arg(long)]
     checks: bool,
+    /// Also the servers of `cargo xtask accuracy` (Go, gunicorn, Java, Node.js, Python, redis)
+    #[arg(long)]
+    servers: bool,
     /// Only the Rust library sources, into this sysroot; rustup is not asked
     #[arg(long, hide = true)]
     rust_src_into: Option<PathBuf>,
@@ -137,7 +141,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
     match command {
         Command::Setup(args) => match args.rust_src_into {
             Some(sysroot) => setup::rust_src_into(sysroot, args.cache).map(|()| true),
-            None => args.consent.setup().everything(args.checks),
+            None => args.consent.setup().everything(args.checks, args.servers),
         },
         Command::Test { consent, harness_args } => suites::run(&consent.setup(), &harness_args),
         Command::Demo(args) => launch::exec(&args.consent.setup(), "demo", &args.args),

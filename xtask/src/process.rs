@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-/// `PATH`, then where cargo installs, then where Debian keeps `nft` and `ip` (not on an ordinary user's `PATH`).
+/// `PATH`, then where cargo installs, where Debian keeps `nft` and `ip` (not on an ordinary user's `PATH`), and where Go's own archive unpacks to.
 pub(crate) fn search_path() -> OsString {
     let inherited = env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = env::split_paths(&inherited).collect();
-    let extra = [cargo_bin(), Some("/usr/sbin".into()), Some("/sbin".into())];
+    let extra =
+        [cargo_bin(), Some("/usr/sbin".into()), Some("/sbin".into()), Some("/usr/local/go/bin".into())];
     for folder in extra.into_iter().flatten() {
         if !folders.contains(&folder) {
             folders.push(folder);

@@ -1,7 +1,8 @@
 //! Set-up of a fresh machine: finds what is there, installs what is missing, says what it did and why.
 //!
-//! Three parts, taken as each command needs them: what building needs (library sources, bpf-linker), what the kernel
-//! suites and the demo need (programs of Debian packages), what `check` needs (cargo-deny). It upgrades nothing that works.
+//! Four parts, taken as each command needs them: what building needs (library sources, bpf-linker), what the kernel
+//! suites and the demo need (programs of Debian packages), the servers of the matrix (the same), what `check` needs
+//! (cargo-deny). It upgrades nothing that works.
 
 mod apt;
 mod programs;
@@ -82,7 +83,12 @@ impl Setup {
 
     /// What the kernel suites and the demo run.
     pub(crate) fn programs(&self) -> Result<()> {
-        programs::ensure(self.consent)
+        programs::ensure(self.consent, programs::WORLD)
+    }
+
+    /// The languages that the matrix has servers in.
+    pub(crate) fn servers(&self) -> Result<()> {
+        programs::ensure(self.consent, programs::SERVERS)
     }
 
     /// What `check` needs besides a build.
@@ -91,7 +97,7 @@ impl Setup {
     }
 
     /// `cargo xtask setup`. False when something stays missing that only the machine's owner can mend.
-    pub(crate) fn everything(&self, checks: bool) -> Result<bool> {
+    pub(crate) fn everything(&self, checks: bool, servers: bool) -> Result<bool> {
         self.build()?;
         if checks {
             self.checks()?;
@@ -99,6 +105,9 @@ impl Setup {
         let obstacles = privilege::obstacles();
         if privilege::detect().is_ok() {
             self.programs()?;
+            if servers {
+                self.servers()?;
+            }
         }
         if obstacles.is_empty() {
             println!("setup: complete; next: cargo xtask demo, cargo xtask test");

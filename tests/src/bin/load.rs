@@ -46,6 +46,21 @@ struct Args {
     /// Send a POST with so many bytes
     #[arg(long, default_value_t = 0, value_name = "BYTES")]
     body: usize,
+    /// Speak redis: ask for the head of an empty list, which takes so many seconds; 0 asks PING
+    #[arg(long, value_name = "SECONDS")]
+    redis: Option<u32>,
+    /// Keep-alive clients send so many requests at once; each is an attempt, and a rate counts them together
+    #[arg(long, default_value_t = 1, value_name = "REQUESTS")]
+    pipeline: u32,
+    /// Read answers slowly: so many bytes a second
+    #[arg(long, value_name = "BYTES")]
+    read_rate: Option<u64>,
+    /// Write requests slowly: so many bytes a second
+    #[arg(long, value_name = "BYTES")]
+    write_rate: Option<u64>,
+    /// Send the body so long after the head, in seconds
+    #[arg(long, default_value = "0", value_parser = seconds, value_name = "SECONDS")]
+    body_delay: Duration,
     /// Bound on each connect, in seconds
     #[arg(long, default_value = "5", value_parser = seconds, value_name = "SECONDS")]
     connect_timeout: Duration,
@@ -111,6 +126,11 @@ fn config(args: &Args) -> Config {
         blind: args.blind,
         path: args.path.clone(),
         body: args.body,
+        redis: args.redis,
+        pipeline: args.pipeline,
+        read_rate: args.read_rate,
+        write_rate: args.write_rate,
+        body_delay: args.body_delay,
         connect_timeout: args.connect_timeout,
         timeout: args.timeout,
         sources: args.source.clone(),

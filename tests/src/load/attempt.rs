@@ -39,7 +39,7 @@ pub enum ErrorKind {
     Truncated,
     /// No whole answer in time.
     Timeout,
-    /// What came is not HTTP/1.
+    /// What came is not of the protocol.
     BadResponse,
 }
 

@@ -1,13 +1,15 @@
-//! One client: waits until it is due, makes one attempt, records it, goes on. It never repeats an attempt.
+//! One client: waits until it is due, makes one attempt (or, pipelining, several at once), records it, goes on. It never repeats an attempt.
 //!
 //! With a rate the schedule is fixed at the start and does not wait for the server: a late client works off its slots at once, and latency is also
 //! measured from the moment that was due.
 
-use super::attempt::{Attempt, ClientKind};
+use super::attempt::{Attempt, ClientKind, ErrorKind, Stage};
 use super::clock::{now_ns, sleep_until};
 use super::config::Config;
 use super::connection::{Connection, Failure};
+use super::exchange::Exchange;
 use super::log::Writer;
+use super::request::Request;
 use super::run::{Live, LoadError, Shared};
 use super::tally::Tally;
 
@@ -38,19 +40,23 @@ pub(super) struct Client<'a> {
 impl Client<'_> {
     /// Runs until the end of the run; the last attempt is finished, within its timeouts.
     pub(super) fn run(mut self) -> Result<Tally, LoadError> {
-        let request = self.config.request(self.kind == ClientKind::Keepalive);
+        let request = Request::new(self.config, self.kind == ClientKind::Keepalive);
         let mut buffer = vec![0; BUFFER_BYTES];
         let mut kept = None;
         while let Some(due_ns) = self.next_turn() {
-            let attempt = self.attempt(&mut kept, &request, &mut buffer, due_ns)?;
-            self.tally.record(&attempt);
-            self.live.count(attempt.ok());
-            if self.config.log_all || !attempt.ok() {
-                self.log.write(&attempt)?;
-            }
+            self.turn(&mut kept, &request, &mut buffer, due_ns)?;
         }
         self.log.flush()?;
         Ok(self.tally)
+    }
+
+    fn record(&mut self, attempt: &Attempt) -> Result<(), LoadError> {
+        self.tally.record(attempt);
+        self.live.count(attempt.ok());
+        if self.config.log_all || !attempt.ok() {
+            self.log.write(attempt)?;
+        }
+        Ok(())
     }
 
     /// Waits for the next turn: `Some(None)` in a closed loop, `Some(due)` by schedule, `None` at the end of the run.
@@ -82,13 +88,14 @@ impl Client<'_> {
         Some(due_ns)
     }
 
-    fn attempt(
+    /// One attempt, or as many as are sent at once.
+    fn turn(
         &mut self,
         kept: &mut Option<Connection>,
-        request: &[u8],
+        request: &Request,
         buffer: &mut [u8],
         due_ns: Option<u64>,
-    ) -> Result<Attempt, LoadError> {
+    ) -> Result<(), LoadError> {
         let start_ns = now_ns();
         if !self.config.blind && kept.as_ref().is_some_and(|connection| !connection.usable()) {
             self.tally.found_closed += 1;
@@ -122,28 +129,78 @@ impl Client<'_> {
                 Err((local, failure)) => {
                     attempt.local = local;
                     fail(&mut attempt, failure);
-                    return Ok(attempt);
+                    return self.record(&attempt);
                 }
             },
         };
         attempt.local = connection.local;
-        let mut reusable = false;
-        match connection.exchange(request, buffer, self.config.timeout) {
-            Ok(answer) => {
-                reusable = answer.reusable;
-                attempt.end_ns = now_ns();
-                attempt.status = Some(answer.status);
-                attempt.sent = u64::try_from(request.len()).unwrap_or(u64::MAX);
-                attempt.received = answer.received;
-            }
-            Err(failure) => fail(&mut attempt, failure),
-        }
-        attempt.nth = connection.requests;
+        attempt.nth = connection.requests.saturating_add(1);
+        let count = self.at_once();
+        let reusable = self.exchange(&connection, request, count, buffer, attempt)?;
         if reusable && self.kind == ClientKind::Keepalive {
+            connection.requests = connection.requests.saturating_add(count);
             *kept = Some(connection);
         }
-        Ok(attempt)
+        Ok(())
     }
+
+    /// Requests of this turn: its own, and with pipelining as many more as may still begin.
+    fn at_once(&self) -> u32 {
+        let most = if self.kind == ClientKind::Keepalive { self.config.pipeline } else { 1 };
+        1 + u32::try_from((1..most).take_while(|_| self.shared.take_ticket()).count()).unwrap_or(0)
+    }
+
+    /// Sends `count` requests, reads their answers and records each; whether another turn may follow on the connection. After a failure
+    /// nothing more comes: the rest fail with it.
+    fn exchange(
+        &mut self,
+        connection: &Connection,
+        request: &Request,
+        count: u32,
+        buffer: &mut [u8],
+        first: Attempt,
+    ) -> Result<bool, LoadError> {
+        let mut exchange = Exchange::new(connection, buffer, self.config);
+        let mut failed = exchange.send(request, usize::try_from(count).unwrap_or(1)).err();
+        let mut reusable = true;
+        for index in 0..count {
+            let mut attempt = Attempt { nth: first.nth.saturating_add(index), ..first };
+            let outcome = match failed {
+                Some(failure) => Err(failure),
+                None => exchange.receive(),
+            };
+            match outcome {
+                Ok(answer) => {
+                    reusable &= answer.reusable;
+                    attempt.end_ns = now_ns();
+                    attempt.status = Some(answer.status);
+                    attempt.sent = u64::try_from(request.length()).unwrap_or(u64::MAX);
+                    attempt.received = answer.received;
+                }
+                Err(failure) => {
+                    let of_this_one = match failure.stage {
+                        Stage::Send => Failure { sent: failure.sent.min(request.length()), ..failure },
+                        Stage::Connect | Stage::FirstByte | Stage::Body => {
+                            Failure { sent: request.length(), ..failure }
+                        }
+                    };
+                    fail(&mut attempt, of_this_one);
+                    failed = Some(after(failure, request.length()));
+                }
+            }
+            self.record(&attempt)?;
+        }
+        Ok(reusable && failed.is_none() && exchange.is_clean())
+    }
+}
+
+/// How the next request fails that was sent together with one that failed: nothing of its answer came.
+fn after(failure: Failure, length: usize) -> Failure {
+    if failure.stage == Stage::Send {
+        return Failure { sent: failure.sent.saturating_sub(length), ..failure };
+    }
+    let error = if failure.error == ErrorKind::Truncated { ErrorKind::Eof } else { failure.error };
+    Failure { error, stage: Stage::FirstByte, received: 0, ..failure }
 }
 
 fn fail(attempt: &mut Attempt, failure: Failure) {

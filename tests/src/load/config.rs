@@ -7,8 +7,11 @@ use std::time::Duration;
 /// Clients at once: each is a thread with two histograms of a quarter MiB.
 const CLIENT_LIMIT: u32 = 1024;
 
-/// The largest request body.
+/// The largest request body; of requests that are sent at once, all together.
 const BODY_LIMIT: usize = 16 * 1024 * 1024;
+
+/// Requests sent at once: what a socket buffer takes without waiting.
+const PIPELINE_LIMIT: u32 = 64;
 
 /// What a run does.
 #[derive(Clone, Debug)]
@@ -29,6 +32,16 @@ pub struct Config {
     pub path: String,
     /// Bytes of a POST body; 0 sends a GET.
     pub body: usize,
+    /// Speak redis in place of HTTP: ask PING, or for the head of a list that stays empty, which is answered after so many seconds.
+    pub redis: Option<u32>,
+    /// Requests that a keep-alive client sends at once; it then reads their answers. Each is an attempt.
+    pub pipeline: u32,
+    /// Bytes a second at which an answer is read; `None` is as they come.
+    pub read_rate: Option<u64>,
+    /// Bytes a second at which a request is written, in pieces; `None` is at once. A client does not read while it writes.
+    pub write_rate: Option<u64>,
+    /// How long after a request's head its body follows.
+    pub body_delay: Duration,
     /// The bound on each connect.
     pub connect_timeout: Duration,
     /// The bound from the start of sending to the end of the response.
@@ -68,6 +81,11 @@ impl Config {
             blind: false,
             path: "/".to_owned(),
             body: 0,
+            redis: None,
+            pipeline: 1,
+            read_rate: None,
+            write_rate: None,
+            body_delay: Duration::ZERO,
             connect_timeout: Duration::from_secs(5),
             timeout: Duration::from_secs(10),
             sources: Vec::new(),
@@ -87,6 +105,7 @@ impl Config {
             |rate: Option<f64>| rate.is_none_or(|rate| rate.is_finite() && (0.001..=1e6).contains(&rate));
         let timeout_ok =
             |timeout: Duration| (Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&timeout);
+        let at_once = self.body.saturating_mul(usize::try_from(self.pipeline).unwrap_or(usize::MAX));
         let path_ok = self.path.starts_with('/') && self.path.bytes().all(|byte| byte.is_ascii_graphic());
         let family_ok = self.sources.iter().all(|source| source.is_ipv4() == self.target.is_ipv4());
         for (holds, reason) in [
@@ -101,7 +120,17 @@ impl Config {
                 "timeouts must lie between 1 ms and 1 h",
             ),
             (path_ok, "the path must begin with / and hold visible ASCII only"),
-            (self.body <= BODY_LIMIT, "the body is larger than 16 MiB"),
+            ((1..=PIPELINE_LIMIT).contains(&self.pipeline), "between 1 and 64 requests can be sent at once"),
+            (at_once <= BODY_LIMIT, "the bodies sent at once are larger than 16 MiB"),
+            (self.redis.is_none() || self.body == 0, "a request of redis has no body"),
+            (
+                self.read_rate != Some(0) && self.write_rate != Some(0),
+                "a client reads and writes a byte a second or more",
+            ),
+            (
+                self.body_delay.is_zero() || (self.body > 0 && self.pipeline == 1),
+                "only the body of a request that is sent alone can be late",
+            ),
             (family_ok, "source and target addresses must be of one family"),
             (self.target.port() != 0, "the target needs a port"),
             (
@@ -115,19 +144,6 @@ impl Config {
             }
         }
         Ok(())
-    }
-
-    /// The request as it goes over the wire. One-shot clients say that they are: the connection ends with the response.
-    pub(super) fn request(&self, keep: bool) -> Vec<u8> {
-        let method = if self.body == 0 { "GET" } else { "POST" };
-        let connection = if keep { "" } else { "Connection: close\r\n" };
-        let length =
-            if self.body == 0 { String::new() } else { format!("Content-Length: {}\r\n", self.body) };
-        let head =
-            format!("{method} {} HTTP/1.1\r\nHost: {}\r\n{connection}{length}\r\n", self.path, self.target);
-        let mut request = head.into_bytes();
-        request.resize(request.len() + self.body, b'x');
-        request
     }
 }
 
@@ -152,20 +168,14 @@ mod tests {
             ("path", Config { path: "/a b".to_owned(), ..config() }),
             ("family", Config { sources: vec![v6], ..config() }),
             ("ports", Config { ports: Some((2000, 1000)), ..config() }),
+            ("pipeline", Config { pipeline: 0, ..config() }),
+            ("at once", Config { pipeline: 2, body: BODY_LIMIT, ..config() }),
+            ("redis body", Config { redis: Some(0), body: 1, ..config() }),
+            ("read rate", Config { read_rate: Some(0), ..config() }),
+            ("late nothing", Config { body_delay: Duration::from_secs(1), ..config() }),
             ("window", Config { window: Duration::ZERO, ..config() }),
         ] {
             assert!(config.check().is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn requests_say_what_they_are() {
-        let text = |config: Config, keep| String::from_utf8(config.request(keep)).expect("ASCII");
-        assert_eq!(text(config(), true), "GET / HTTP/1.1\r\nHost: 127.0.0.1:80\r\n\r\n");
-        let post = text(Config { body: 2, ..config() }, false);
-        assert_eq!(
-            post,
-            "POST / HTTP/1.1\r\nHost: 127.0.0.1:80\r\nConnection: close\r\nContent-Length: 2\r\n\r\nxx"
-        );
     }
 }

@@ -1,7 +1,7 @@
-//! One TCP connection of a client: bind, connect, look, send, receive, each a plain system call with a bound.
+//! One TCP connection of a client: bind, connect, look, wait, each a plain system call with a bound. What is sent and received on it is
+//! [`super::exchange`]'s.
 //!
-//! A connection in steady state costs one send and one receive per request. Failures come back as what happened and how far it had come;
-//! only local trouble, which says nothing about the target, is an error.
+//! Failures come back as what happened and how far it had come; only local trouble, which says nothing about the target, is an error.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -10,8 +10,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, recv, send, setsockopt,
-    socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, recv, setsockopt, socket,
+    sockopt,
 };
 use nix::sys::time::TimeVal;
 
@@ -19,7 +19,6 @@ use super::attempt::{ErrorKind, Stage};
 use super::clock::{nanos, now_ns};
 use super::config::Config;
 use super::ports::Ports;
-use super::response::Response;
 
 /// Why no connection could even be tried.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,14 +38,6 @@ pub(super) struct Failure {
     pub(super) stage: Stage,
     pub(super) errno: Option<Errno>,
     pub(super) sent: usize,
-    pub(super) received: u64,
-}
-
-/// A complete response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) reusable: bool,
     pub(super) received: u64,
 }
 
@@ -109,124 +100,13 @@ impl Connection {
         recv(self.socket.as_raw_fd(), &mut byte, flags) == Err(Errno::EAGAIN)
     }
 
-    /// Sends one request and receives its response, within `timeout` from now.
-    pub(super) fn exchange(
-        &mut self,
-        request: &[u8],
-        buffer: &mut [u8],
-        timeout: Duration,
-    ) -> Result<Answer, Failure> {
-        self.requests = self.requests.saturating_add(1);
-        let deadline = now_ns().saturating_add(nanos(timeout));
-        self.send(request, deadline)?;
-        self.receive(buffer, deadline).map_err(|failure| Failure { sent: request.len(), ..failure })
+    pub(super) fn socket(&self) -> &OwnedFd {
+        &self.socket
     }
 
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "errno is an open set: any other one is treated alike"
-    )]
-    fn send(&self, request: &[u8], deadline: u64) -> Result<(), Failure> {
-        let mut sent = 0;
-        while let Some(rest) = request.get(sent..).filter(|rest| !rest.is_empty()) {
-            let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-            match send(self.socket.as_raw_fd(), rest, flags) {
-                Ok(count) => sent += count,
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) if self.wait(PollFlags::POLLOUT, deadline) => {}
-                Err(errno) => {
-                    let error = match errno {
-                        Errno::EAGAIN => ErrorKind::Timeout,
-                        Errno::ECONNRESET => ErrorKind::Reset,
-                        _ => ErrorKind::SendError,
-                    };
-                    let errno = Some(errno).filter(|errno| *errno != Errno::EAGAIN);
-                    return Err(Failure { error, stage: Stage::Send, errno, sent, received: 0 });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn receive(&self, buffer: &mut [u8], deadline: u64) -> Result<Answer, Failure> {
-        let mut received = 0_u64;
-        // Bytes of the head that are not complete yet, at the front of the buffer.
-        let mut held = 0;
-        let mut response: Option<Response> = None;
-        loop {
-            let failed = |error, errno| {
-                let stage = if received == 0 { Stage::FirstByte } else { Stage::Body };
-                Failure { error, stage, errno, sent: 0, received }
-            };
-            let room = buffer.get_mut(held..).unwrap_or_default();
-            let count = match self.receive_some(room, received == 0, deadline) {
-                Ok(0) if response.is_some_and(|response| response.ends_with_close()) => {
-                    let status = response.map_or(0, |response| response.status);
-                    return Ok(Answer { status, reusable: false, received });
-                }
-                Ok(0) if received == 0 => return Err(failed(ErrorKind::Eof, None)),
-                Ok(0) => return Err(failed(ErrorKind::Truncated, None)),
-                Ok(count) => count,
-                Err(Errno::EAGAIN) => return Err(failed(ErrorKind::Timeout, None)),
-                Err(errno) => return Err(failed(ErrorKind::Reset, Some(errno))),
-            };
-            received += u64::try_from(count).unwrap_or(0);
-            let bad =
-                Failure { error: ErrorKind::BadResponse, stage: Stage::Body, errno: None, sent: 0, received };
-            let bytes = buffer.get(..held + count).unwrap_or_default();
-            if let Some(response) = &mut response {
-                response.take(bytes).or(Err(bad))?;
-            } else {
-                match head_of(bytes).or(Err(bad))? {
-                    Head::Whole(head) => {
-                        response = Some(head);
-                        held = 0;
-                    }
-                    // The interim responses before it are dropped with the next parse; heads larger than the buffer are refused.
-                    Head::Partial if bytes.len() == buffer.len() => return Err(bad),
-                    Head::Partial => held = bytes.len(),
-                }
-            }
-            if let Some(response) = response.filter(Response::complete) {
-                return Ok(Answer { status: response.status, reusable: response.reusable, received });
-            }
-        }
-    }
-
-    /// Receives what is there, waiting for it until the deadline. The first wait uses the socket's own timeout: no extra call in the common case.
-    fn receive_some(&self, room: &mut [u8], first: bool, deadline: u64) -> Result<usize, Errno> {
-        if !first && !self.wait(PollFlags::POLLIN, deadline) {
-            return Err(Errno::EAGAIN);
-        }
-        loop {
-            match recv(self.socket.as_raw_fd(), room, MsgFlags::empty()) {
-                Err(Errno::EINTR) if now_ns() < deadline => {}
-                Err(Errno::EINTR) => return Err(Errno::EAGAIN),
-                other => return other,
-            }
-        }
-    }
-
-    fn wait(&self, events: PollFlags, deadline: u64) -> bool {
+    /// Waits for readiness, at most until the deadline; an error on the socket is readiness too.
+    pub(super) fn wait(&self, events: PollFlags, deadline: u64) -> bool {
         wait(&self.socket, events, deadline)
-    }
-}
-
-enum Head {
-    Whole(Response),
-    Partial,
-}
-
-/// The final response's head, interim ones passed over, with what follows it already taken.
-fn head_of(mut bytes: &[u8]) -> Result<Head, super::response::Bad> {
-    loop {
-        let Some((mut head, length)) = Response::parse(bytes)? else { return Ok(Head::Partial) };
-        let rest = bytes.get(length..).unwrap_or_default();
-        if !head.interim() {
-            head.take(rest)?;
-            return Ok(Head::Whole(head));
-        }
-        bytes = rest;
     }
 }
 
@@ -243,7 +123,7 @@ fn new_socket(config: &Config) -> Result<OwnedFd, LocalError> {
     setsockopt(&socket, sockopt::SendTimeout, &timeval(config.connect_timeout))
         .map_err(failed("SO_SNDTIMEO"))?;
     setsockopt(&socket, sockopt::ReceiveTimeout, &timeval(config.timeout)).map_err(failed("SO_RCVTIMEO"))?;
-    if config.body > 0 {
+    if config.body > 0 || config.pipeline > 1 || config.write_rate.is_some() {
         // Only a request of several segments could wait for an acknowledgement.
         setsockopt(&socket, sockopt::TcpNoDelay, &true).map_err(failed("TCP_NODELAY"))?;
     }
@@ -264,7 +144,6 @@ fn wait_connected(socket: &OwnedFd, timeout: Duration) -> Result<(), Errno> {
     }
 }
 
-/// Waits for readiness, at most until the deadline; an error on the socket is readiness too.
 fn wait(socket: &OwnedFd, events: PollFlags, deadline: u64) -> bool {
     loop {
         let left = Duration::from_nanos(deadline.saturating_sub(now_ns()));
@@ -301,6 +180,8 @@ mod tests {
     use std::io::Write as _;
     use std::net::{TcpListener, TcpStream};
 
+    use super::super::exchange::Exchange;
+    use super::super::request::Request;
     use super::*;
 
     #[test]
@@ -338,7 +219,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
             let config = Config::new(listener.local_addr().expect("an address"));
             let ports = Ports::new(&config).expect("ports");
-            let mut connection =
+            let connection =
                 Connection::open(&config, &ports).expect("a free source port").expect("connected");
             let (stream, _) = listener.accept().expect("accepted");
             setsockopt(&stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })
@@ -355,7 +236,9 @@ mod tests {
             } else {
                 (ErrorKind::Reset, Errno::ECONNRESET)
             };
-            let failure = connection.exchange(b"GET / HTTP/1.1\r\n\r\n", &mut [0; 64], config.timeout);
+            let mut buffer = [0; 64];
+            let failure =
+                Exchange::new(&connection, &mut buffer, &config).send(&Request::new(&config, true), 1);
             let expected = Failure { error, stage: Stage::Send, errno: Some(errno), sent: 0, received: 0 };
             assert_eq!(failure, Err(expected));
         }

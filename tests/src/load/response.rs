@@ -1,4 +1,5 @@
-//! Reading an HTTP/1 response: status line, headers, and where the body ends (length, chunks, or the close of the connection).
+//! Reading an HTTP/1 response: status line, headers, and where the body ends (length, chunks, or the close of the connection); and the
+//! one-line answers of redis.
 //!
 //! The body's bytes are counted and thrown away. Nothing is allocated.
 
@@ -7,7 +8,7 @@ use httparse::{EMPTY_HEADER, Header, Status};
 /// Headers of one response; more is a bad response.
 const HEADER_LIMIT: usize = 64;
 
-/// What came is not HTTP/1.
+/// What came is not of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bad;
 
@@ -64,16 +65,27 @@ impl Response {
         Ok(Some((Self { status, reusable: keeps && body != Body::UntilClose, body }, length)))
     }
 
+    /// The same for an answer of redis to a PING or an empty list: one line, as status 200, or 500 for an error.
+    pub(super) fn parse_redis(bytes: &[u8]) -> Result<Option<(Self, usize)>, Bad> {
+        let Some(end) = bytes.windows(2).position(|window| window == b"\r\n") else { return Ok(None) };
+        let status = match bytes.get(..end) {
+            Some(b"+PONG" | b"*-1") => 200,
+            Some([b'-', ..]) => 500,
+            _ => return Err(Bad),
+        };
+        Ok(Some((Self { status, reusable: true, body: Body::Length(0) }, end + 2)))
+    }
+
     /// An interim response: the real one follows.
     pub(super) fn interim(&self) -> bool {
         (100..200).contains(&self.status)
     }
 
-    /// Takes bytes of the body. Bytes after its end make the connection useless for another request.
-    pub(super) fn take(&mut self, mut bytes: &[u8]) -> Result<(), Bad> {
+    /// Takes bytes of the body; gives what follows its end.
+    pub(super) fn take<'a>(&mut self, mut bytes: &'a [u8]) -> Result<&'a [u8], Bad> {
         while !bytes.is_empty() && !self.complete() {
             match &mut self.body {
-                Body::UntilClose => return Ok(()),
+                Body::UntilClose => return Ok(&[]),
                 Body::Length(left) => bytes = skip(left, bytes),
                 Body::Chunked(Chunk::Data(left)) => {
                     bytes = skip(left, bytes);
@@ -89,10 +101,7 @@ impl Response {
                 }
             }
         }
-        if !bytes.is_empty() {
-            self.reusable = false;
-        }
-        Ok(())
+        Ok(bytes)
     }
 
     /// The whole response has come.
@@ -181,7 +190,7 @@ fn skip<'a>(left: &mut u64, bytes: &'a [u8]) -> &'a [u8] {
 mod tests {
     use super::*;
 
-    /// Status, completeness and reusability after the whole text, given in pieces of every size.
+    /// Status, completeness and reusability after the whole text, given in pieces of every size. What follows the end is left.
     fn check(text: &str, expected: Result<(u16, bool, bool), Bad>) {
         for size in 1..=text.len() {
             assert_eq!(read(text.as_bytes(), size), expected, "{text:?} in pieces of {size}");
@@ -190,10 +199,11 @@ mod tests {
 
     fn read(bytes: &[u8], size: usize) -> Result<(u16, bool, bool), Bad> {
         let Some((mut response, head)) = Response::parse(bytes)? else { return Err(Bad) };
+        let mut left = 0;
         for piece in bytes[head..].chunks(size) {
-            response.take(piece)?;
+            left += response.take(piece)?.len();
         }
-        Ok((response.status, response.complete(), response.reusable))
+        Ok((response.status, response.complete(), response.reusable && left == 0))
     }
 
     #[test]
@@ -229,6 +239,21 @@ mod tests {
         check(&format!("{head}x\r\n"), Err(Bad));
         check(&format!("{head}\r\n"), Err(Bad));
         check(&format!("{head}FFFFFFFFFFFFFFFF\r\n"), Err(Bad));
+    }
+
+    #[test]
+    fn redis_answers_in_a_line() {
+        for (text, expected) in [
+            ("+PONG\r\n", Ok(Some((200, 7)))),
+            ("*-1\r\n+PO", Ok(Some((200, 5)))),
+            ("-LOADING\r\n", Ok(Some((500, 10)))),
+            ("+PON", Ok(None)),
+            ("HTTP/1.1 200 OK\r\n", Err(Bad)),
+        ] {
+            let parsed = Response::parse_redis(text.as_bytes());
+            let shown = parsed.map(|whole| whole.map(|(response, length)| (response.status, length)));
+            assert_eq!(shown, expected, "{text:?}");
+        }
     }
 
     #[test]

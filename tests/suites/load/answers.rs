@@ -1,6 +1,6 @@
 //! What counts as an answer, and when a connection is kept.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
 use world::load::{ClientKind, Config};
 
@@ -110,6 +110,28 @@ fn a_body_is_sent_whole() {
     let (summary, attempts) = run_logged(config);
     assert_eq!(summary.total.by_status.get(&200), Some(&3), "{summary:?}");
     assert!(attempts.iter().all(|attempt| attempt.sent > 1_000_000));
+}
+
+#[test]
+fn redis_is_asked_and_answers_in_its_own_words() {
+    for (redis, question, answer, status) in [
+        (0, &b"*1\r\n$4\r\nPING\r\n"[..], &b"+PONG\r\n"[..], 200),
+        (2, b"*3\r\n$5\r\nBLPOP\r\n$5\r\nempty\r\n$1\r\n2\r\n", b"*-1\r\n", 200),
+        (0, b"*1\r\n$4\r\nPING\r\n", b"-LOADING it is\r\n", 500),
+    ] {
+        let server = serve(move |mut stream, _| {
+            let mut asked = vec![0; question.len()];
+            while stream.read_exact(&mut asked).is_ok() {
+                assert_eq!(asked, question);
+                stream.write_all(answer).expect("the client reads");
+            }
+        });
+        let config =
+            Config { keepalive: 1, redis: Some(redis), max_requests: Some(5), ..Config::new(server.address) };
+        let (summary, _) = run_logged(config);
+        assert_eq!((summary.total.ok, summary.total.connections), (5, 1));
+        assert_eq!(summary.total.by_status.get(&status), Some(&5));
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The programs that the kernel suites and the demo run, from Debian or Ubuntu packages.
+//! The programs that the kernel suites, the demo and the matrix run, from Debian or Ubuntu packages.
 //!
 //! Only what is missing is installed, after asking. A freshly installed nginx or prometheus must not start serving on this
 //! machine: invoke-rc.d is told so for the time of the installation, and the new services are disabled.
@@ -12,13 +12,26 @@ use crate::privilege::{self, Privilege};
 use crate::process;
 
 /// Program, its package, what it is for.
-const PROGRAMS: [(&str, &str, &str); 6] = [
+type Program = (&'static str, &'static str, &'static str);
+
+/// What every kernel suite and the demo need.
+pub(super) const WORLD: &[Program] = &[
     ("ip", "iproute2", "network namespaces of the pods"),
     ("nft", "nftables", "service proxy"),
     ("nginx", "nginx", "a real server as a pod"),
     ("prometheus", "prometheus", "scrapes the agent in a test"),
     ("promtool", "prometheus", "checks the exposition"),
     ("unshare", "util-linux", "pid namespaces of the pods"),
+];
+
+/// The matrix's other servers: without one of these its rows are skipped.
+pub(super) const SERVERS: &[Program] = &[
+    ("go", "golang-go", "compiles the Go servers"),
+    ("gunicorn", "gunicorn", "a real server as a pod"),
+    ("java", "default-jdk-headless", "a real server as a pod"),
+    ("node", "nodejs", "a real server as a pod"),
+    ("python3", "python3", "a real server as a pod"),
+    ("redis-server", "redis-server", "a real server as a pod"),
 ];
 
 /// Packages as arguments; runs as root. `policy-rc.d` is Debian's interface for "start nothing": 101 is "action forbidden".
@@ -48,12 +61,12 @@ if [ -d /run/systemd/system ]; then
 fi
 "#;
 
-/// Installs what is missing.
-pub(crate) fn ensure(consent: Consent) -> Result<()> {
+/// Installs what is missing of these.
+pub(crate) fn ensure(consent: Consent, programs: &'static [Program]) -> Result<()> {
     remove_leftover()?;
-    let missing = missing(|program| process::find(program).is_some());
+    let missing = missing(programs, |program| process::find(program).is_some());
     if missing.is_empty() {
-        let names: Vec<&str> = PROGRAMS.iter().map(|(program, ..)| *program).collect();
+        let names: Vec<&str> = programs.iter().map(|(program, ..)| *program).collect();
         eprintln!("setup: {}: found", names.join(", "));
         return Ok(());
     }
@@ -110,11 +123,11 @@ fn remove_leftover() -> Result<()> {
     Ok(())
 }
 
-fn missing(found: impl Fn(&str) -> bool) -> Vec<&'static (&'static str, &'static str, &'static str)> {
-    PROGRAMS.iter().filter(|(program, ..)| !found(program)).collect()
+fn missing(programs: &'static [Program], found: impl Fn(&str) -> bool) -> Vec<&'static Program> {
+    programs.iter().filter(|(program, ..)| !found(program)).collect()
 }
 
-fn packages(missing: &[&(&'static str, &'static str, &'static str)]) -> Vec<&'static str> {
+fn packages(missing: &[&Program]) -> Vec<&'static str> {
     let mut packages: Vec<&str> = missing.iter().map(|(_, package, _)| *package).collect();
     packages.sort_unstable();
     packages.dedup();
@@ -139,13 +152,14 @@ mod tests {
 
     #[test]
     fn a_package_of_two_missing_programs_is_installed_once() {
-        let missing = missing(|program| program != "prometheus" && program != "promtool" && program != "nft");
+        let missing =
+            missing(WORLD, |program| program != "prometheus" && program != "promtool" && program != "nft");
         assert_eq!(packages(&missing), ["nftables", "prometheus"]);
     }
 
     #[test]
     fn a_machine_that_has_everything_needs_no_package() {
-        assert!(missing(|_| true).is_empty());
+        assert!(missing(WORLD, |_| true).is_empty());
     }
 
     #[test]

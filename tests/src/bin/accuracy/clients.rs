@@ -1,17 +1,19 @@
 //! The clients that rows are loaded with, as arguments of the load generator.
 //!
 //! None of them retries. Rates are fixed schedules that do not wait for the server (an open loop), except where there is none (a closed
-//! loop). The generator does neither pipeline nor read or write slowly: such clients are not here.
+//! loop).
 
 /// One sort of clients.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clients {
     pub(crate) name: &'static str,
     pub(crate) arguments: &'static str,
+    /// Requests that they send at once.
+    pub(crate) at_once: u32,
 }
 
 const fn clients(name: &'static str, arguments: &'static str) -> Clients {
-    Clients { name, arguments }
+    Clients { name, arguments, at_once: 1 }
 }
 
 /// They look whether the server has closed before they write.
@@ -44,6 +46,30 @@ pub(crate) const IMPATIENT: Clients = clients("impatient", "--keepalive 40 --kee
 /// The same with a reset.
 pub(crate) const IMPATIENT_RST: Clients =
     clients("impatient-reset", "--keepalive 40 --keepalive-rate 5 --timeout 1 --linger0");
+/// Four requests in one write, often.
+pub(crate) const PIPELINING: Clients =
+    Clients { at_once: 4, ..clients("pipelining", "--keepalive 40 --keepalive-rate 5 --blind --pipeline 4") };
+/// The same, and the four answers take two seconds of each two and a half.
+pub(crate) const PIPELINING_LONG: Clients = Clients {
+    at_once: 4,
+    ..clients("pipelining-long", "--keepalive 80 --keepalive-rate 0.4 --pipeline 4 --path /?delay_ms=500")
+};
+/// Eight seconds for an answer that socket buffers hold: it is on its way when the server has long forgotten it.
+pub(crate) const SLOW_READERS: Clients =
+    clients("slow-readers", "--new 90 --new-rate 0.1 --read-rate 16384 --timeout 20 --path /?bytes=131072");
+/// Two seconds for the head of a request.
+pub(crate) const SLOW_WRITERS: Clients = clients("slow-writers", "--new 160 --new-rate 0.4 --write-rate 30");
+/// The head at once, the body a second and a half later.
+pub(crate) const LATE_BODIES: Clients =
+    clients("late-bodies", "--keepalive 160 --keepalive-rate 0.5 --body 1024 --body-delay 1.5");
+/// [`KEPT_BLIND`] of redis.
+pub(crate) const REDIS_KEPT: Clients =
+    clients("keep-alive-blind", "--redis 0 --keepalive 40 --keepalive-rate 5 --blind");
+/// [`ONE_SHOT`] of redis.
+pub(crate) const REDIS_ONE_SHOT: Clients = clients("one-per-request", "--redis 0 --new 90 --new-rate 5");
+/// [`LONG_KEPT`] of redis.
+pub(crate) const REDIS_LONG: Clients =
+    clients("long-requests-kept", "--redis 2 --keepalive 160 --keepalive-rate 0.4");
 /// [`ONE_SHOT`] that do not wait long for an address that is gone.
 pub(crate) const VANISHING: Clients =
     clients("one-per-request", "--new 200 --new-rate 2 --connect-timeout 1.5 --timeout 5");

@@ -2,7 +2,7 @@
 //! that a client lost is joined with the agent's evidence, connection by connection.
 //!
 //! Needs root; finds `drainscope`, `testserver` and `load` beside itself. Progress goes to standard error; standard output has the verdict line
-//! first, then the table. Exit status 0 only if everything held. Not here: TLS, HTTP/2, gRPC, protocols other than HTTP.
+//! first, then the table. Exit status 0 only if everything held. Not here: TLS, HTTP/2, gRPC.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -14,6 +14,7 @@ mod report;
 mod rows;
 mod run;
 mod servers;
+mod styles;
 mod verdict;
 
 use std::fs;
@@ -42,7 +43,7 @@ const START: Duration = Duration::from_secs(30);
 #[derive(Debug, Parser)]
 #[command(
     name = "accuracy",
-    after_help = "Examples:\n  cargo xtask accuracy                        the whole matrix\n  cargo xtask accuracy --quick                five servers with three clients each\n  cargo xtask accuracy --only go/shutdown     rows whose name contains that\n  cargo xtask accuracy --list                 names of all rows"
+    after_help = "Examples:\n  cargo xtask accuracy                        the whole matrix\n  cargo xtask accuracy --quick                each server and each sort of clients once\n  cargo xtask accuracy --only go/shutdown     rows whose name contains that\n  cargo xtask accuracy --list                 names of all rows"
 )]
 struct Args {
     /// The reduced form
@@ -57,7 +58,7 @@ struct Args {
     /// Write the report as JSON here
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Keep what clients and agent said of each wrong row in this folder
+    /// Keep what clients and agent said of each wrong row in this folder [default: accuracy-wrong beside this program]
     #[arg(long, value_name = "FOLDER")]
     save: Option<PathBuf>,
 }
@@ -136,5 +137,6 @@ fn start(args: &Args, rows: &[Row]) -> anyhow::Result<Site> {
     let servers = Servers::prepare(&rows::servers(rows), &world.node().directory().join("servers"))?;
     let mut agent = Agent::start(&world, &agent, &["--series-limit", SERIES_LIMIT])?;
     agent.wait_ready(START)?;
-    Ok(Site { agent, world, servers, save: args.save.clone() })
+    let save = args.save.clone().unwrap_or_else(|| own.with_file_name("accuracy-wrong"));
+    Ok(Site { agent, world, servers, save })
 }

@@ -30,6 +30,35 @@ impl Outcome {
     pub(crate) fn holds(&self) -> bool {
         self.wrongs().is_empty()
     }
+
+    /// What does not hold, and the losses that have no partner.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        self.wrongs().into_iter().chain(self.unmatched.iter().cloned()).collect()
+    }
+
+    /// For programs.
+    pub(crate) fn json(&self) -> Value {
+        let style = &self.row.style;
+        let mut row = json!({
+            "server": style.server.name(), "shutdown": style.shutdown, "client": self.row.clients.name,
+            "confidence": confidence(&self.row), "wrong": self.wrongs(),
+        });
+        if let Ok(measured) = &self.measured {
+            row["requests"] = json!(measured.requests);
+            row["failed"] = json!(measured.failed);
+            row["attributed"] = json!(measured.attributed);
+            row["client_only"] = json!(measured.client_only());
+            row["agent_only"] = json!(measured.agent_only());
+            row["by_error"] = json!(measured.by_error);
+            row["by_class"] = json!(measured.by_class);
+            row["late_answered"] = json!(measured.late_answered);
+            if let Confidence::Inferred(BlindSpot { cites, .. }) = style.confidence {
+                row["blind_spot"] = json!(cites);
+                row["relative_error"] = json!(measured.relative_error());
+            }
+        }
+        row
+    }
 }
 
 /// Everything that a run says.
@@ -68,7 +97,7 @@ impl Report {
         }
         for outcome in self.outcomes.iter().filter(|outcome| !outcome.holds()) {
             let _infallible = writeln!(text, "\nFAILED  {}", outcome.row.name());
-            for wrong in outcome.wrongs().iter().chain(&outcome.unmatched) {
+            for wrong in outcome.complaints() {
                 let _infallible = writeln!(text, "        {wrong}");
             }
         }
@@ -104,7 +133,7 @@ impl Report {
     pub(crate) fn json(&self) -> Value {
         let skipped: Vec<Value> =
             self.skipped.iter().map(|(row, why)| json!({"row": row.name(), "why": why})).collect();
-        json!({"rows": self.outcomes.iter().map(json_row).collect::<Vec<_>>(), "skipped": skipped})
+        json!({"rows": self.outcomes.iter().map(Outcome::json).collect::<Vec<_>>(), "skipped": skipped})
     }
 }
 
@@ -140,29 +169,6 @@ fn confidence(row: &Row) -> &'static str {
 
 fn listed(counts: &BTreeMap<String, u64>) -> String {
     counts.iter().map(|(class, count)| format!("{class} {count}")).collect::<Vec<_>>().join(", ")
-}
-
-fn json_row(outcome: &Outcome) -> Value {
-    let style = &outcome.row.style;
-    let mut row = json!({
-        "server": style.server.name(), "shutdown": style.shutdown, "client": outcome.row.clients.name,
-        "confidence": confidence(&outcome.row), "wrong": outcome.wrongs(),
-    });
-    if let Ok(measured) = &outcome.measured {
-        row["requests"] = json!(measured.requests);
-        row["failed"] = json!(measured.failed);
-        row["attributed"] = json!(measured.attributed);
-        row["client_only"] = json!(measured.client_only());
-        row["agent_only"] = json!(measured.agent_only());
-        row["by_error"] = json!(measured.by_error);
-        row["by_class"] = json!(measured.by_class);
-        row["late_answered"] = json!(measured.late_answered);
-        if let Confidence::Inferred(BlindSpot { cites, .. }) = style.confidence {
-            row["blind_spot"] = json!(cites);
-            row["relative_error"] = json!(measured.relative_error());
-        }
-    }
-    row
 }
 
 #[cfg(test)]

@@ -1,16 +1,12 @@
-//! The table of the matrix: servers by shutdown style, each with the clients that it is loaded with, and what each row has to show.
-//!
-//! Data only. A row's confidence stands here and is held against what the agent says; an inferred one cites the blind spot of
-//! docs/kernel.md that makes it so.
+//! What a row of the matrix is: a server that stops in one way, the clients that it is loaded with, and what it has to show. The rows
+//! themselves are in [`crate::styles`].
 
 use std::collections::BTreeSet;
 
 use world::load::ErrorKind;
 
-use crate::clients::{
-    CROWD, Clients, FEW_KEPT, IMPATIENT, IMPATIENT_RST, KEPT, KEPT_BLIND, LONG, LONG_KEPT, ONE_SHOT,
-    OPEN_LOOP, POST, SATURATING, UPLOADS, VANISHING, VANISHING_BLIND,
-};
+use crate::clients::Clients;
+use crate::styles::{QUICK, STYLES};
 
 /// A server's program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,6 +18,10 @@ pub(crate) enum Server {
     Go,
     /// http.server with a thread for each connection.
     Python,
+    /// gunicorn with one worker process and threads.
+    Gunicorn,
+    /// redis-server, which speaks another protocol.
+    Redis,
     /// node:http.
     Node,
     /// com.sun.net.httpserver.
@@ -36,8 +36,24 @@ impl Server {
             Self::Nginx => "nginx",
             Self::Go => "go",
             Self::Python => "python",
+            Self::Gunicorn => "gunicorn",
+            Self::Redis => "redis",
             Self::Node => "node",
             Self::Java => "java",
+        }
+    }
+
+    /// The name of its port, which says what it speaks.
+    pub(crate) const fn port_name(self) -> &'static str {
+        match self {
+            Self::Redis => "redis",
+            Self::Testserver
+            | Self::Nginx
+            | Self::Go
+            | Self::Python
+            | Self::Gunicorn
+            | Self::Node
+            | Self::Java => "http",
         }
     }
 }
@@ -106,8 +122,6 @@ pub(crate) struct Style {
     pub(crate) confidence: Confidence,
     pub(crate) stage: Stage,
     pub(crate) clients: &'static [Clients],
-    /// Part of the reduced form.
-    pub(crate) quick: bool,
 }
 
 /// One row.
@@ -129,146 +143,12 @@ impl Row {
     }
 }
 
-/// A style with losses in the usual stage; the table says what differs.
-const fn style(
-    server: Server,
-    shutdown: &'static str,
-    arguments: &'static [&'static str],
-    clients: &'static [Clients],
-) -> Style {
-    Style {
-        server,
-        shutdown,
-        arguments,
-        stop_signal: None,
-        prestop_seconds: 0,
-        kind: Kind::Lossy,
-        confidence: Confidence::Observed,
-        stage: Stage::Usual,
-        clients,
-        quick: false,
-    }
-}
-
-const fn testserver(
-    shutdown: &'static str,
-    arguments: &'static [&'static str],
-    clients: &'static [Clients],
-) -> Style {
-    style(Server::Testserver, shutdown, arguments, clients)
-}
-
-/// It serves on until nobody is sent to it any more.
-const fn control(style: Style) -> Style {
-    Style { kind: Kind::Control, ..style }
-}
-
-/// The same by a preStop hook: longer than the endpoints' delay, and long enough for [`LEAST_LATE`] requests.
-const fn with_prestop(style: Style) -> Style {
-    control(Style { prestop_seconds: 6, ..style })
-}
-
-const fn saturating(style: Style, clients: &'static [Clients]) -> Style {
-    Style { stage: Stage::Saturating, clients, ..style }
-}
-
-const fn quick(style: Style) -> Style {
-    Style { quick: true, ..style }
-}
-
-const BASIC: &[Clients] = &[KEPT, KEPT_BLIND, ONE_SHOT];
-
-/// Drops of packets to an address without a pod are what there is to see.
-const GONE: Confidence = Confidence::Inferred(BlindSpot {
-    cites: "An address that is gone looks different for each network plugin",
-    classes: &["blackholed", "stale_reuse"],
-    unseen: &[ErrorKind::ConnectTimeout, ErrorKind::ConnectUnreachable, ErrorKind::Timeout],
-});
-/// A client that gives up by closing looks like one that has said its last word.
-const LAST_WORDS: Confidence = Confidence::Inferred(BlindSpot {
-    cites: "Protocols in which the client speaks last",
-    classes: &["unanswered"],
-    unseen: &[],
-});
-/// This server writes the head and the body of an answer one after the other: its exit may come between the two.
-const CUT: Confidence = Confidence::Inferred(BlindSpot {
-    cites: "Acked truncation: an answer cut after everything that was written has been acknowledged looks served.",
-    classes: &[],
-    unseen: &[ErrorKind::Truncated],
-});
-
-const TESTSERVER_EXIT: Style = testserver("exit", &["--on-term", "exit"], BASIC);
-const NGINX_FAST: Style = style(Server::Nginx, "fast", &[], BASIC);
-const NGINX_QUIT: Style =
-    Style { stop_signal: Some("SIGQUIT"), ..style(Server::Nginx, "graceful", &[], BASIC) };
-const GO_EXIT: Style = style(Server::Go, "default", &["-on-term", "default"], BASIC);
-const GO_SHUTDOWN: &[&str] = &["-on-term", "shutdown"];
-const STALL_ANSWERS: Style = testserver(
-    "stall-answers",
-    &["--on-term", "linger:4", "--stall-answers"],
-    &[KEPT_BLIND, ONE_SHOT, IMPATIENT_RST],
-);
-
-/// Every style.
-pub(crate) const STYLES: &[Style] = &[
-    quick(TESTSERVER_EXIT),
-    Style { clients: &[OPEN_LOOP, LONG, LONG_KEPT, POST], ..TESTSERVER_EXIT },
-    quick(testserver("drain", &["--on-term", "drain"], BASIC)),
-    testserver("drain", &["--on-term", "drain"], &[LONG, POST]),
-    with_prestop(testserver("drain+prestop", &["--on-term", "drain"], &[ONE_SHOT, FEW_KEPT, LONG_KEPT])),
-    control(testserver("linger", &["--on-term", "linger:4"], &[ONE_SHOT])),
-    quick(testserver("close-then-wait", &["--on-term", "close-then-wait:3"], BASIC)),
-    testserver(
-        "close-accepted",
-        &["--on-term", "linger:3", "--close-accepted-after-term"],
-        &[KEPT_BLIND, ONE_SHOT],
-    ),
-    testserver("no-accept", &["--on-term", "linger:3", "--no-accept-after-term"], &[KEPT_BLIND, ONE_SHOT]),
-    testserver(
-        "stall-reads",
-        &["--on-term", "linger:4", "--stall-reads"],
-        &[KEPT_BLIND, ONE_SHOT, IMPATIENT, IMPATIENT_RST],
-    ),
-    STALL_ANSWERS,
-    Style { confidence: LAST_WORDS, clients: &[IMPATIENT], ..STALL_ANSWERS },
-    quick(NGINX_FAST),
-    Style { clients: &[OPEN_LOOP, POST], ..NGINX_FAST },
-    NGINX_QUIT,
-    with_prestop(Style { shutdown: "graceful+prestop", clients: &[ONE_SHOT, FEW_KEPT], ..NGINX_QUIT }),
-    quick(GO_EXIT),
-    Style { clients: &[LONG, POST], ..GO_EXIT },
-    style(Server::Go, "default+mptcp", &["-on-term", "default", "-mptcp"], &[KEPT_BLIND, LONG]),
-    style(Server::Go, "shutdown", GO_SHUTDOWN, &[KEPT_BLIND, ONE_SHOT, LONG]),
-    style(Server::Go, "shutdown+mptcp", &["-on-term", "shutdown", "-mptcp"], &[ONE_SHOT]),
-    with_prestop(style(Server::Go, "shutdown+prestop", GO_SHUTDOWN, &[ONE_SHOT, FEW_KEPT])),
-    style(Server::Python, "exit", &["exit"], &[KEPT_BLIND, ONE_SHOT, LONG]),
-    style(Server::Python, "shutdown", &["shutdown"], &[KEPT_BLIND, ONE_SHOT, LONG]),
-    with_prestop(style(Server::Python, "shutdown+prestop", &["shutdown"], &[ONE_SHOT])),
-    style(Server::Node, "exit", &["exit"], &[KEPT_BLIND, ONE_SHOT, LONG, POST]),
-    style(Server::Node, "close", &["close"], &[KEPT_BLIND, ONE_SHOT, LONG]),
-    with_prestop(style(Server::Node, "close+prestop", &["close"], &[ONE_SHOT])),
-    Style { confidence: CUT, ..style(Server::Java, "exit", &["exit"], &[KEPT_BLIND, ONE_SHOT]) },
-    Style { confidence: CUT, ..style(Server::Java, "stop", &["stop"], &[KEPT_BLIND, ONE_SHOT]) },
-    with_prestop(style(Server::Java, "stop+prestop", &["stop"], &[ONE_SHOT])),
-    saturating(TESTSERVER_EXIT, &[SATURATING, UPLOADS]),
-    saturating(control(testserver("linger", &["--on-term", "linger:4"], BASIC)), &[CROWD]),
-    saturating(NGINX_FAST, &[SATURATING]),
-    saturating(GO_EXIT, &[SATURATING, UPLOADS]),
-    Style {
-        shutdown: "exit+address-gone",
-        confidence: GONE,
-        stage: Stage::AddressGone,
-        clients: &[VANISHING, VANISHING_BLIND],
-        ..TESTSERVER_EXIT
-    },
-];
-
 /// The rows, in order: all of them or those of the reduced form, and of these the ones whose names contain `only`.
 pub(crate) fn rows(reduced: bool, only: Option<&str>) -> Vec<Row> {
     STYLES
         .iter()
-        .filter(|style| style.quick || !reduced)
         .flat_map(|&style| style.clients.iter().map(move |&clients| Row { style, clients }))
+        .filter(|row| !reduced || QUICK.contains(&row.name().as_str()))
         .filter(|row| only.is_none_or(|only| row.name().contains(only)))
         .collect()
 }
@@ -281,6 +161,7 @@ pub(crate) fn servers(rows: &[Row]) -> BTreeSet<Server> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::styles::LEFT_OUT;
 
     /// What blind spots are cited from.
     const KERNEL: &str = include_str!("../../../../docs/kernel.md");
@@ -317,9 +198,18 @@ mod tests {
         assert_eq!(
             inferred,
             [
+                "testserver/exit/slow-readers",
+                "testserver/exit/pipelining",
+                "testserver/exit/pipelining-long",
+                "testserver/drain/slow-readers",
                 "testserver/stall-answers/impatient",
+                "nginx/fast/pipelining",
+                "go/default/pipelining-long",
+                "redis/term/keep-alive-blind",
+                "redis/term/long-requests-kept",
                 "java/exit/keep-alive-blind",
                 "java/exit/one-per-request",
+                "java/exit/late-bodies",
                 "java/stop/keep-alive-blind",
                 "java/stop/one-per-request",
                 "testserver/exit+address-gone/one-per-request",
@@ -338,11 +228,13 @@ mod tests {
     }
 
     #[test]
-    fn the_reduced_form_is_five_styles_with_three_clients_each() {
-        let reduced = rows(true, None);
-        let styles: BTreeSet<_> = reduced.iter().map(|row| (row.style.server, row.style.shutdown)).collect();
-        assert_eq!((styles.len(), reduced.len()), (5, 15));
-        assert!(reduced.iter().all(|row| row.style.stage == Stage::Usual));
+    fn the_reduced_form_has_every_server_and_every_sort_of_clients() {
+        let (all, reduced) = (rows(false, None), rows(true, None));
+        assert_eq!(reduced.len(), QUICK.len(), "each name is a row's");
+        let all: Vec<Row> = all.into_iter().filter(|row| !LEFT_OUT.contains(&row.style.server)).collect();
+        assert_eq!(servers(&reduced), servers(&all));
+        let sorts = |rows: &[Row]| rows.iter().map(|row| row.clients.name).collect::<BTreeSet<_>>();
+        assert_eq!(sorts(&reduced), sorts(&all));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
@@ -18,6 +18,7 @@ use world::clients::{Load, Tally};
 use world::controllers::{Deployment, PodRef};
 use world::judge::{self, Verdict};
 use world::kubelet::Step;
+use world::load::Attempt;
 
 use crate::report::Outcome;
 use crate::rows::{Row, Stage};
@@ -52,7 +53,7 @@ pub(crate) struct Site {
     pub(crate) world: World,
     pub(crate) servers: Servers,
     /// Where what both sides said of a wrong row is kept.
-    pub(crate) save: Option<PathBuf>,
+    pub(crate) save: PathBuf,
 }
 
 /// Endpoints' delay, delay of a sandbox's removal, rows under load at a time.
@@ -101,12 +102,7 @@ pub(crate) fn stage(site: &Site, stage: Stage, rows: &[Row]) -> Vec<Outcome> {
                 eprintln!("accuracy: {}", row.name());
                 let loaded = load(site, row, index);
                 places.give();
-                let outcome = loaded.and_then(|loaded| judge(site, row, loaded));
-                let outcome = match outcome {
-                    Ok((measured, unmatched)) => Outcome { row, measured: Ok(measured), unmatched },
-                    Err(error) => Outcome { row, measured: Err(error), unmatched: Vec::new() },
-                };
-                eprintln!("accuracy: {} {}", row.name(), if outcome.holds() { "ok" } else { "WRONG" });
+                let outcome = conclude(site, row, loaded);
                 outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((index, outcome));
             });
         }
@@ -114,6 +110,32 @@ pub(crate) fn stage(site: &Site, stage: Stage, rows: &[Row]) -> Vec<Outcome> {
     let mut outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
     outcomes.sort_by_key(|(index, _)| *index);
     outcomes.into_iter().map(|(_, outcome)| outcome).collect()
+}
+
+/// Judges a row. What is wrong with it is said at once, and what both sides said is kept: a run may be cut short after this.
+fn conclude(site: &Site, row: Row, loaded: anyhow::Result<Loaded>) -> Outcome {
+    let (measured, unmatched, attempts) = match loaded {
+        Err(error) => (Err(error), Vec::new(), Vec::new()),
+        Ok(mut loaded) => {
+            let (measured, unmatched) = match judge(site, row, &mut loaded) {
+                Ok((measured, unmatched)) => (Ok(measured), unmatched),
+                Err(error) => (Err(error), Vec::new()),
+            };
+            (measured, unmatched, loaded.tally.attempts)
+        }
+    };
+    let outcome = Outcome { row, measured, unmatched };
+    if outcome.holds() {
+        eprintln!("accuracy: {} ok", row.name());
+        return outcome;
+    }
+    eprintln!("accuracy: {} WRONG", row.name());
+    outcome.complaints().iter().for_each(|complaint| eprintln!("accuracy:   {complaint}"));
+    match save(site, &outcome, &attempts) {
+        Ok(()) => eprintln!("accuracy:   kept in {}", site.save.display()),
+        Err(error) => eprintln!("accuracy:   not kept: {error:#}"),
+    }
+    outcome
 }
 
 /// What is left when a row's load is over.
@@ -131,7 +153,7 @@ fn load(site: &Site, row: Row, index: usize) -> anyhow::Result<Loaded> {
     let template = template(site, row);
     let mut deployment =
         Deployment::create(world.store(), world.node_name(), NAMESPACE, &name, REPLICAS, &template)?;
-    let service = world.service(NAMESPACE, &name, &name)?;
+    let service = world.service_speaking(NAMESPACE, &name, &name, row.style.server.port_name(), None)?;
     deployment.wait_ready(PATIENCE)?;
     world.wait_routed(&name, deployment.pods(), PATIENCE)?;
     watched(site, &name)?;
@@ -161,7 +183,11 @@ fn load(site: &Site, row: Row, index: usize) -> anyhow::Result<Loaded> {
 /// would leave a service without any live endpoint for a while, and closed loops would do nothing but be refused.
 fn template(site: &Site, row: Row) -> Value {
     let mut template = site.servers.template(&row).to_value();
-    template["spec"]["containers"][0]["readinessProbe"]["initialDelaySeconds"] = json!(READY_AFTER_SECONDS);
+    let probe = &mut template["spec"]["containers"][0]["readinessProbe"];
+    if row.style.server.port_name() != "http" {
+        *probe = json!({"tcpSocket": {"port": "http"}, "periodSeconds": 1, "failureThreshold": 1});
+    }
+    probe["initialDelaySeconds"] = json!(READY_AFTER_SECONDS);
     template
 }
 
@@ -177,20 +203,22 @@ fn watched(site: &Site, name: &str) -> anyhow::Result<()> {
 }
 
 /// Waits for the ends, joins them with the clients' tally, and removes the pods.
-fn judge(site: &Site, row: Row, loaded: Loaded) -> anyhow::Result<(Measured, Vec<String>)> {
-    let Loaded { mut deployment, old, tally } = loaded;
-    let name = row.workload();
-    let ends = ended(site, &name, &old)?;
+fn judge(site: &Site, row: Row, loaded: &mut Loaded) -> anyhow::Result<(Measured, Vec<String>)> {
+    let Loaded { deployment, old, tally } = loaded;
+    let ends = ended(site, &row.workload(), old)?;
     // A new series is held at 0 until a scrape has shown it.
     site.agent.metrics()?;
     let metrics = site.agent.metrics()?;
-    let verdict = judge::join(&tally.attempts, &ends);
-    let measured = Measured::new(&row, &tally, &verdict, &ends, &metrics);
+    let verdict = judge::join(&as_numbered(&tally.attempts, row.clients.at_once), &ends);
+    let measured = Measured::new(&row, tally, &verdict, &ends, &metrics);
     deployment.delete_pods()?;
-    if let Some(directory) = site.save.as_deref().filter(|_| !measured.wrongs(&row.style).is_empty()) {
-        save(directory, &name, &tally, site)?;
-    }
     Ok((measured, unmatched(&verdict, &ends)))
+}
+
+/// Attempts with the numbers that the agent gives them: what was sent at once is one request.
+fn as_numbered(attempts: &[Attempt], at_once: u32) -> Vec<Attempt> {
+    let number = |nth: u32| nth.saturating_sub(1) / at_once + 1;
+    attempts.iter().map(|&attempt| Attempt { nth: number(attempt.nth), ..attempt }).collect()
 }
 
 /// The ends of these pods, once they are settled. Only this workload's are asked for: a run has many.
@@ -239,13 +267,22 @@ fn unmatched(verdict: &Verdict, ends: &[Termination]) -> Vec<String> {
     lines
 }
 
-/// Keeps the failed attempts, the terminations and the agent's log.
-fn save(directory: &Path, name: &str, tally: &Tally, site: &Site) -> anyhow::Result<()> {
-    let file = |suffix: &str| directory.join(format!("{name}.{suffix}"));
-    fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+/// Keeps the row as measured, the failed attempts, the terminations, the metrics and the agent's log.
+fn save(site: &Site, outcome: &Outcome, attempts: &[Attempt]) -> anyhow::Result<()> {
+    let name = outcome.row.workload();
+    fs::create_dir_all(&site.save).with_context(|| format!("make {}", site.save.display()))?;
+    let keep = |what: &str, text: String| fs::write(site.save.join(format!("{name}.{what}")), text);
+    let mut row = outcome.json();
+    row["complaints"] = json!(outcome.complaints());
+    keep("row.json", serde_json::to_string_pretty(&row)?)?;
+    keep("attempts.json", serde_json::to_string_pretty(attempts)?)?;
+    keep("agent.log", site.agent.log())?;
     let ends = site.agent.api(&format!("/api/v1/terminations?namespace={NAMESPACE}&workload={name}"))?;
-    fs::write(file("terminations.json"), serde_json::to_string_pretty(&ends)?)?;
-    fs::write(file("attempts.json"), serde_json::to_string_pretty(&json!(tally.attempts))?)?;
-    fs::write(directory.join("agent.log"), site.agent.log())?;
+    keep("terminations.json", serde_json::to_string_pretty(&ends)?)?;
+    let metrics = site.agent.metrics()?;
+    let workload = format!("target_workload=\"{name}\"");
+    let labels = [workload.as_str()];
+    let samples = metrics.matching(LOST, &labels);
+    keep("metrics.txt", samples.map(|(series, value)| format!("{series} {value}\n")).collect())?;
     Ok(())
 }

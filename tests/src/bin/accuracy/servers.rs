@@ -14,11 +14,37 @@ use crate::rows::{Row, Server};
 const GO_MODULE: &str = include_str!("../../../servers/go/go.mod");
 const GO_SOURCE: &str = include_str!("../../../servers/go/main.go");
 const PYTHON_SOURCE: &str = include_str!("../../../servers/python/server.py");
+const GUNICORN_SOURCE: &str = include_str!("../../../servers/python/app.py");
 const NODE_SOURCE: &str = include_str!("../../../servers/node/server.js");
 const JAVA_SOURCE: &str = include_str!("../../../servers/java/Server.java");
 
-/// Where Go's own archive unpacks to; often not on root's PATH.
-const GO_DIRECTORY: &str = "/usr/local/go/bin";
+/// One process that accepts, with more threads than a pod has clients at a time; connections are kept for many times what lies between two requests.
+const GUNICORN_OPTIONS: [&str; 10] = [
+    "--bind",
+    "[::]:8080",
+    "--worker-class",
+    "gthread",
+    "--threads",
+    "128",
+    "--keep-alive",
+    "5",
+    "--log-level",
+    "error",
+];
+/// Nothing is kept, and everybody may ask.
+const REDIS_OPTIONS: [&str; 11] = [
+    "--port",
+    "8080",
+    "--bind",
+    "0.0.0.0",
+    "::",
+    "--protected-mode",
+    "no",
+    "--save",
+    "",
+    "--loglevel",
+    "warning",
+];
 /// A small virtual machine that is there soon.
 const JAVA_OPTIONS: [&str; 3] = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx128m"];
 
@@ -36,6 +62,8 @@ impl Servers {
                 Server::Testserver | Server::Nginx => Ok(Some(Vec::new())),
                 Server::Go => go(&directory),
                 Server::Python => python(&directory),
+                Server::Gunicorn => gunicorn(&directory),
+                Server::Redis => redis(),
                 Server::Node => node(&directory),
                 Server::Java => java(&directory),
             };
@@ -47,7 +75,7 @@ impl Servers {
     /// Why the rows of a server are skipped; `None` if they are not.
     pub(crate) fn obstacle(&self, server: Server) -> Option<String> {
         let is_there = self.0.get(&server).is_some_and(Option::is_some);
-        (!is_there).then(|| format!("{} is not installed", server.name()))
+        (!is_there).then(|| format!("{} is not installed (cargo xtask setup --servers)", server.name()))
     }
 
     /// The pods of a row.
@@ -56,7 +84,7 @@ impl Servers {
         let mut template = match row.style.server {
             Server::Testserver => PodTemplate::testserver(&app, row.style.arguments),
             Server::Nginx => PodTemplate::nginx(&app),
-            Server::Go | Server::Python | Server::Node | Server::Java => {
+            Server::Go | Server::Python | Server::Gunicorn | Server::Redis | Server::Node | Server::Java => {
                 let words = self.0.get(&row.style.server).cloned().flatten().unwrap_or_default();
                 let arguments = row.style.arguments.iter().map(|&argument| argument.to_owned());
                 PodTemplate {
@@ -74,7 +102,7 @@ impl Servers {
 }
 
 fn go(directory: &Path) -> anyhow::Result<Option<Vec<String>>> {
-    let Some(go) = candidates("go", &[GO_DIRECTORY]).into_iter().next() else { return Ok(None) };
+    let Some(go) = candidates("go").into_iter().next() else { return Ok(None) };
     fs::write(directory.join("go.mod"), GO_MODULE)?;
     fs::write(directory.join("main.go"), GO_SOURCE)?;
     let program = directory.join("server");
@@ -95,7 +123,7 @@ fn go(directory: &Path) -> anyhow::Result<Option<Vec<String>>> {
 
 fn python(directory: &Path) -> anyhow::Result<Option<Vec<String>>> {
     // A version manager's shim is asked for what it stands for: pods have another environment than this process.
-    let real = candidates("python3", &[]).iter().find_map(|python| {
+    let real = candidates("python3").iter().find_map(|python| {
         output(Command::new(python).args(["-c", "import sys; print(sys.executable)"])).ok()
     });
     let Some(real) = real else { return Ok(None) };
@@ -104,8 +132,24 @@ fn python(directory: &Path) -> anyhow::Result<Option<Vec<String>>> {
     Ok(Some(vec![real, text(&source)?]))
 }
 
+fn gunicorn(directory: &Path) -> anyhow::Result<Option<Vec<String>>> {
+    let works = |gunicorn: &PathBuf| output(Command::new(gunicorn).arg("--version")).is_ok();
+    let Some(gunicorn) = candidates("gunicorn").into_iter().find(works) else { return Ok(None) };
+    fs::write(directory.join("app.py"), GUNICORN_SOURCE)?;
+    let mut words = vec![text(&gunicorn)?, "--chdir".to_owned(), text(directory)?];
+    words.extend(GUNICORN_OPTIONS.map(str::to_owned));
+    words.push("app:app".to_owned());
+    Ok(Some(words))
+}
+
+fn redis() -> anyhow::Result<Option<Vec<String>>> {
+    let Some(redis) = candidates("redis-server").into_iter().next() else { return Ok(None) };
+    let options = REDIS_OPTIONS.map(str::to_owned);
+    Ok(Some(std::iter::once(text(&redis)?).chain(options).collect()))
+}
+
 fn node(directory: &Path) -> anyhow::Result<Option<Vec<String>>> {
-    let real = candidates("node", &[])
+    let real = candidates("node")
         .iter()
         .find_map(|node| output(Command::new(node).args(["-p", "process.execPath"])).ok());
     let Some(real) = real else { return Ok(None) };
@@ -116,12 +160,12 @@ fn node(directory: &Path) -> anyhow::Result<Option<Vec<String>>> {
 
 fn java(directory: &Path) -> anyhow::Result<Option<Vec<String>>> {
     let works = |java: &PathBuf| output(Command::new(java).arg("-version")).is_ok();
-    let Some(java) = candidates("java", &[]).into_iter().find(works) else { return Ok(None) };
+    let Some(java) = candidates("java").into_iter().find(works) else { return Ok(None) };
     let source = directory.join("Server.java");
     fs::write(&source, JAVA_SOURCE)?;
     let mut words = vec![text(&java)?];
     words.extend(JAVA_OPTIONS.map(str::to_owned));
-    match candidates("javac", &[]).into_iter().next() {
+    match candidates("javac").into_iter().next() {
         Some(javac) => {
             output(Command::new(javac).arg("-d").arg(directory).arg(&source))?;
             words.extend(["-cp".to_owned(), text(directory)?, "Server".to_owned()]);
@@ -132,11 +176,10 @@ fn java(directory: &Path) -> anyhow::Result<Option<Vec<String>>> {
     Ok(Some(words))
 }
 
-/// Every file of this name on PATH, then in these directories.
-fn candidates(name: &str, more: &[&str]) -> Vec<PathBuf> {
+/// Every file of this name on PATH, in order.
+fn candidates(name: &str) -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let directories = std::env::split_paths(&path).chain(more.iter().map(PathBuf::from));
-    directories.map(|directory| directory.join(name)).filter(|file| file.is_file()).collect()
+    std::env::split_paths(&path).map(|directory| directory.join(name)).filter(|file| file.is_file()).collect()
 }
 
 /// What a command that succeeds prints, trimmed.

@@ -190,7 +190,7 @@ fn same(sample: f64, number: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rows::STYLES;
+    use crate::styles::STYLES;
 
     fn style(kind: Kind, stage: Stage) -> &'static Style {
         let fits = |style: &&Style| style.kind == kind && style.stage == stage;
