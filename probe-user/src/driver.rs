@@ -28,7 +28,9 @@ use tokio::sync::{mpsc, watch};
 
 /// Facts that wait between sources and core; a full queue slows the sources down, nothing is dropped.
 pub const EVENT_QUEUE: usize = 1024;
-/// Facts and ring records that are taken in one turn, so that none starves the others.
+/// Records that are taken off the ring in one turn: what fits into it, or so.
+const RECORDS: usize = 16_384;
+/// Facts that are taken in one turn, so that none starves the others.
 const BATCH: usize = 256;
 /// Between readings of the slots of stopping pods.
 const TERMINATING_NS: u64 = SECOND / 4;
@@ -147,21 +149,29 @@ impl Driver {
         self.tick(mono_now());
         self.scan_cgroups();
         let (mut batch, mut records) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
-        let mut sources_left = true;
+        let (mut sources_left, mut records_left) = (true, false);
         loop {
             self.conclude();
-            let wait = self.next_due().since(mono_now());
+            let wait = if records_left { 0 } else { self.next_due().since(mono_now()) };
+            let mut asked = None;
             tokio::select! {
-                () = drain(&mut ring, self.hierarchy.as_ref(), &mut self.records, &mut records) => {}
+                () = readable(&mut ring) => {}
                 count = self.events.recv_many(&mut batch, BATCH), if sources_left => sources_left = count > 0,
-                Some(query) = self.queries.recv() => self.answer(query),
+                Some(query) = self.queries.recv() => asked = Some(query),
                 () = tokio::time::sleep(Duration::from_nanos(wait)) => {}
                 _ = stop.wait_for(|stop| *stop) => break,
             }
+            // Whatever takes the core's time on - a fact of the API, a timer, a question - comes after what the kernel
+            // had written by then, however long this process was kept from the CPU.
+            let now = mono_now();
+            records_left = self.take_records(&mut ring, &mut records);
             for event in records.drain(..).chain(batch.drain(..)) {
                 self.handle(event);
             }
-            self.tick(mono_now());
+            self.tick(now);
+            if let Some(query) = asked {
+                self.answer(query);
+            }
         }
         self.last_words().await
     }
@@ -182,6 +192,17 @@ impl Driver {
         let mut unfinished = self.monitor.terminations(&Filter::default()).items;
         unfinished.retain(|termination| termination.state != State::Ended);
         unfinished
+    }
+
+    /// Takes what is in the ring; true if that was too much for one turn.
+    fn take_records(&mut self, ring: &mut Option<AsyncFd<Ring>>, records: &mut Vec<Event>) -> bool {
+        let Some(ring) = ring else { return false };
+        let taken = ring.get_mut().drain(RECORDS, |bytes| {
+            let event = decode(bytes, self.hierarchy.as_ref(), mono_now());
+            *self.records.entry(kind_of(event.as_ref())).or_default() += 1;
+            records.extend(event);
+        });
+        taken == RECORDS
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "only cgroups are remembered here")]
@@ -451,23 +472,12 @@ fn awaited(ring: Ring) -> Option<AsyncFd<Ring>> {
     }
 }
 
-/// Takes records off the ring once there are some; waits for ever without a ring.
-async fn drain(
-    ring: &mut Option<AsyncFd<Ring>>,
-    hierarchy: Option<&Hierarchy>,
-    records: &mut BTreeMap<&'static str, u64>,
-    batch: &mut Vec<Event>,
-) {
+/// Waits until there are records; for ever without a ring.
+async fn readable(ring: &mut Option<AsyncFd<Ring>>) {
     let Some(ring) = ring else { return std::future::pending().await };
     let Ok(mut ready) = ring.readable_mut().await else { return std::future::pending().await };
-    let taken = ready.get_inner_mut().drain(BATCH, |bytes| {
-        let event = decode(bytes, hierarchy, mono_now());
-        *records.entry(kind_of(event.as_ref())).or_default() += 1;
-        batch.extend(event);
-    });
-    if taken < BATCH {
-        ready.clear_ready();
-    }
+    // Before they are taken: the next one makes it ready again.
+    ready.clear_ready();
 }
 
 /// What [`kind_of`] can say: each is exported from the start.
