@@ -44,6 +44,8 @@ mod reuse;
 mod rubbish;
 #[path = "agent/site.rs"]
 mod site;
+#[path = "agent/starved.rs"]
+mod starved;
 #[path = "agent/stopping.rs"]
 mod stopping;
 
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
     let trials = [
         classes::trials(),
         controls::trials(),
+        starved::trials(),
         stopping::trials(),
         families::trials(),
         nginx::trials(),

@@ -5,8 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use aya::sys::{Stats, enable_stats};
@@ -20,7 +19,7 @@ use world::node::{NODE_ADDRESS, find_program, run_with_input};
 use world::{PodTemplate, World, WorldConfig};
 
 use crate::site::{LOST, Site, address_of, config, same, wait_exited, wait_stopped, workload};
-use crate::{SETTLING, SOON, trial};
+use crate::{SETTLING, trial};
 use world::clients::{Load, Tally};
 
 /// The least that `--ring-bytes` takes.
@@ -35,8 +34,6 @@ const STORM: u32 = 64;
 const IN_FLIGHT: u64 = 400;
 /// Ring records that were refused.
 const EVENTS_LOST: &str = "drainscope_ebpf_events_lost_total";
-/// How often a condition is looked at.
-const POLL: Duration = Duration::from_millis(5);
 
 /// At these rates the proxy's connection tracking would fill up and drop SYNs, which is not what is tested.
 const UNTRACKED: &str = "table inet overload { chain prerouting { type filter hook prerouting priority raw; ip saddr 10.78.0.0/24 notrack; ip daddr 10.78.0.0/24 notrack; }; }";
@@ -80,7 +77,7 @@ fn overflow() -> anyhow::Result<()> {
     })?;
     let before = site.metrics()?;
     ensure!(same(before.sum(EVENTS_LOST, &[]), 0), "the ring overflowed too early");
-    suspend(&site)?;
+    site.suspend()?;
     let first = burst(&site, refusing, 30_000)?;
     site.agent.signal(Signal::SIGCONT)?;
     let total = first.summary.total.failed;
@@ -99,7 +96,7 @@ fn overflow() -> anyhow::Result<()> {
     ensure!(same(written, total - end.evidence_refused), "{written} of {total}, {}", end.evidence_refused);
 
     // The ring is full before the other pods are stopped: no step of their ends finds room in it.
-    suspend(&site)?;
+    site.suspend()?;
     let second = burst(&site, refusing, 5_000)?;
     site.world.delete(&slamming)?;
     site.world.delete(&leaving)?;
@@ -205,25 +202,6 @@ fn in_flight(site: &Site, target: SocketAddr) -> anyhow::Result<Load> {
     load.run_for(Duration::from_secs(1))?;
     load.end()?;
     Ok(load)
-}
-
-/// Stops the agent's process, and comes back when none of its threads runs any more.
-fn suspend(site: &Site) -> anyhow::Result<()> {
-    site.agent.signal(Signal::SIGSTOP)?;
-    let tasks = format!("/proc/{}/task", site.agent.pid());
-    let deadline = Instant::now() + SOON;
-    loop {
-        let mut stopped = true;
-        for task in std::fs::read_dir(&tasks)? {
-            let stat = std::fs::read_to_string(task?.path().join("stat"))?;
-            stopped &= stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'));
-        }
-        if stopped {
-            return Ok(());
-        }
-        ensure!(Instant::now() < deadline, "the agent does not stop");
-        thread::sleep(POLL);
-    }
 }
 
 /// A pod's end as far as it is known.

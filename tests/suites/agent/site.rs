@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use world::agent::{Agent, Metrics, Termination};
 use world::controllers::{Deployment, PodRef};
@@ -111,6 +112,25 @@ impl Site {
     pub(crate) fn metrics(&self) -> anyhow::Result<Metrics> {
         self.agent.metrics()?;
         self.agent.metrics()
+    }
+
+    /// Stops the agent's process (SIGSTOP), and comes back when none of its threads runs any more.
+    pub(crate) fn suspend(&self) -> anyhow::Result<()> {
+        self.agent.signal(Signal::SIGSTOP)?;
+        let tasks = format!("/proc/{}/task", self.agent.pid());
+        let deadline = Instant::now() + SOON;
+        loop {
+            let mut stopped = true;
+            for task in std::fs::read_dir(&tasks)? {
+                let stat = std::fs::read_to_string(task?.path().join("stat"))?;
+                stopped &= stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'));
+            }
+            if stopped {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "the agent does not stop");
+            thread::sleep(POLL);
+        }
     }
 
     /// Waits for a condition, looked at now and then.
