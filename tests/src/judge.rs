@@ -119,9 +119,9 @@ mod tests {
             })
             .collect();
         serde_json::from_value(serde_json::json!({
-            "pod": {"namespace": "shop", "name": "api-1", "uid": "u"}, "trigger": "delete", "outcome": "exited", "state": "ended",
+            "pod": {"namespace": "shop", "name": "api-1", "uid": "u"}, "trigger": "delete", "outcome": "exited", "silent": false, "state": "ended",
             "timeline": [], "containers": [], "connections": {"open_at_stop": 0, "late": 0}, "requests": {"late_answered": 0},
-            "lost": {"refused": lost}, "probes_excluded": 0, "tail_censored": false, "evidence": evidence, "evidence_dropped": 0,
+            "lost": {"refused": lost}, "expected": 0, "probes_excluded": 0, "tail_censored": false, "evidence": evidence, "evidence_dropped": 0,
             "complete": true, "anomalies": [],
         }))
         .expect("a termination")

@@ -3,7 +3,7 @@
 //! In: pods from the store, a settable time late. Out: processes in sandboxes, pod status, the removal of ended pods from the store, and a
 //! [`Journal`] of its own acts. It runs in the root cgroup of the machine, so stop signals come from outside the pod's cgroups.
 //! Not here: volumes, init containers that end, liveness and startup probes and evictions of its own accord (a test asks for them), HTTP hooks,
-//! resources.
+//! resources other than a memory limit.
 
 mod container;
 mod image;

@@ -28,7 +28,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 pub use addresses::{AddressPool, AddressReuse, PodAddresses};
-pub use cgroups::{CgroupTree, v2_root};
+pub use cgroups::{CgroupTree, has_killed, memory_root, v2_root};
 pub use netns::NetNs;
 pub use owner::Owner;
 pub use process::{Exit, Pids, Process, ProcessSpec};

@@ -4,6 +4,8 @@
 //! attempt of a client needs its evidence and each evidence its failed attempt: there is no tolerance anywhere. The program `drainscope` is
 //! taken from beside this suite's own binaries, as `cargo xtask test` builds it.
 
+#[path = "agent/bad_input.rs"]
+mod bad_input;
 #[path = "agent/classes.rs"]
 mod classes;
 #[path = "agent/controls.rs"]
@@ -12,6 +14,8 @@ mod controls;
 mod crash;
 #[path = "agent/ends.rs"]
 mod ends;
+#[path = "agent/fallback.rs"]
+mod fallback;
 #[path = "agent/families.rs"]
 mod families;
 #[path = "agent/host_network.rs"]
@@ -67,7 +71,7 @@ fn trial(name: &str, test: fn() -> anyhow::Result<()>) -> Trial {
 /// What is missing; `None` if nothing is.
 fn obstacle() -> Option<String> {
     world::suite::obstacle().or_else(|| {
-        let programs = ["prometheus", "prlimit", "setpriv", "unshare"].into_iter();
+        let programs = ["prometheus", "prlimit", "setpriv", "unshare", "python3"].into_iter();
         let missing = programs.map(find_program).find_map(Result::err);
         missing.or_else(|| site::program().err()).map(|error| format!("{error:#}"))
     })
@@ -92,6 +96,8 @@ fn main() -> ExitCode {
         host_network::trials(),
         crash::trials(),
         ends::trials(),
+        fallback::trials(),
+        bad_input::trials(),
         inits::trials(),
         rubbish::trials(),
         own_end::trials(),

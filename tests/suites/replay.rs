@@ -78,6 +78,8 @@ scenarios! {
     sidecars_end_last
     sidecar_restart_then_delete
     deleted_in_crash_loop
+    deleted_after_liveness_kill
+    deletion_missed_in_a_gap
     dies_during_its_start
     fallback_by_publishing
     headless_is_never_fallback

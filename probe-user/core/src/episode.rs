@@ -117,14 +117,16 @@ impl<'a> End<'a> {
         }
     }
 
-    /// Containers that crashed so long before this moment that no deletion seen now can have been the cause, and no other
-    /// is being stopped.
-    pub(crate) fn is_old_crash(&self, at: Mono) -> bool {
-        let is_old = |container: &Container| {
-            container.signal.is_none() && container.ended().is_some_and(|ended| ended.after(QUIET_NS) <= at)
-        };
+    /// Containers that ended so long before this moment that no deletion seen now can have been the cause, and no other is
+    /// being stopped.
+    pub(crate) fn is_old_restart(&self, at: Mono) -> bool {
+        let is_old =
+            |container: &Container| container.ended().is_some_and(|ended| ended.after(QUIET_NS) <= at);
         let mut containers = self.containers().peekable();
-        !self.is_termination() && containers.peek().is_some() && containers.all(is_old)
+        !self.is_termination()
+            && !self.episode.troubles.contains("watch_gap")
+            && containers.peek().is_some()
+            && containers.all(is_old)
     }
 
     /// Why Kubernetes stopped the pod, where it was not a deletion alone.
@@ -264,9 +266,10 @@ impl<'a> End<'a> {
         }
     }
 
-    /// Stopped without a deletion in the API while it was an endpoint.
+    /// Stopped without a deletion in the API while it was an endpoint. A container's restart is not.
     pub(crate) fn is_silent(&self) -> bool {
-        self.episode.seen.is_none()
+        self.is_termination()
+            && self.episode.seen.is_none()
             && !self.episode.troubles.contains("watch_gap")
             && self.episode.ready_at_stop == Some(true)
             && self.stopped_by_signal()

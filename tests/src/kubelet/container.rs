@@ -1,5 +1,6 @@
 //! One container of a pod through its restarts: what runs, what ran last, and what its status in the API is.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::probe::{ProbeHandle, ReadinessProbe};
-use crate::node::{Exit, Process};
+use crate::node::{Exit, Process, has_killed};
 
 /// Where a container is.
 #[derive(Debug)]
@@ -38,6 +39,7 @@ pub(super) struct Ended {
     container_id: String,
     started: Timestamp,
     finished: Timestamp,
+    for_memory: bool,
 }
 
 /// A container and its history.
@@ -52,6 +54,8 @@ pub(super) struct Container {
     pub(super) restarts: u32,
     pub(super) probe_verdict: bool,
     pub(super) probe: Option<ProbeHandle>,
+    /// The group that limits its memory.
+    pub(super) memory: Option<PathBuf>,
     /// It is being stopped although its pod goes on: since when, and with which grace.
     pub(super) killing: Option<(Instant, Duration)>,
     /// A restartable init container: it starts before the others and ends after them.
@@ -71,6 +75,7 @@ impl Container {
             restarts: 0,
             probe_verdict: false,
             probe: None,
+            memory: None,
             killing: None,
             is_sidecar: spec["restartPolicy"] == "Always",
             has_probe: ReadinessProbe::of_container(spec)?.is_some(),
@@ -110,6 +115,7 @@ impl Container {
                 container_id: self.id.clone(),
                 started: since,
                 finished: Timestamp::now(),
+                for_memory: self.memory.as_deref().is_some_and(has_killed),
             });
         }
         self.state = State::Terminated;
@@ -152,8 +158,13 @@ impl Ended {
     fn status(&self) -> Value {
         let code = self.exit.code();
         // containerd reports the shell's 128 + n and never the signal field.
+        let reason = match code {
+            _ if self.for_memory => "OOMKilled",
+            0 => "Completed",
+            _ => "Error",
+        };
         json!({
-            "exitCode": code, "reason": if code == 0 { "Completed" } else { "Error" },
+            "exitCode": code, "reason": reason,
             "startedAt": whole_seconds(self.started), "finishedAt": whole_seconds(self.finished),
             "containerID": format!("containerd://{}", self.container_id),
         })

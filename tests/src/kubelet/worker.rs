@@ -223,6 +223,9 @@ impl Worker {
             container.probe = Some(probe.start(IpAddr::V4(addresses.v4()), report)?);
         }
         let pid = process.pid();
+        if let Some(bytes) = spec["resources"]["limits"]["memory"].as_u64() {
+            container.memory = Some(self.shared.node.cgroups().limit_memory(&id, pid, bytes)?);
+        }
         container.restarts += u32::from(container.ended.is_some());
         container.id.clone_from(&id);
         container.state = State::Running { process, since: Timestamp::now() };

@@ -1,7 +1,8 @@
 //! The node's own branch of the cgroup v2 tree, laid out as the kubelet and containerd lay theirs out (cgroupfs driver).
 //!
 //! `V2ROOT/PREFIX-PID-STARTTIME/kubepods/besteffort/podUID/CONTAINERID`. Nothing outside this branch is touched; branches of dead owners of
-//! the same prefix are removed at the start, with the processes that are in them. No controllers are enabled: this is for identity only.
+//! the same prefix are removed at the start, with the processes that are in them. No controllers are enabled: this is for identity only. A memory
+//! limit is a group of the cgroup v1 memory hierarchy, where the machine has one.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -24,18 +25,22 @@ const REMOVAL_PERIOD: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub struct CgroupTree {
     root: PathBuf,
+    /// Its branch of the cgroup v1 memory hierarchy, made with the first limit.
+    memory: Option<PathBuf>,
 }
 
 impl CgroupTree {
     /// Removes the leftovers of dead owners of this prefix, then makes this process's branch.
     pub fn create(owner: &Owner, prefix: &str) -> anyhow::Result<Self> {
         let v2_root = v2_root()?;
-        for leftover in Owner::leftovers(prefix, &v2_root)? {
-            remove_tree(&leftover)?;
+        for root in [Some(v2_root.clone()), memory_root()].into_iter().flatten() {
+            for leftover in Owner::leftovers(prefix, &root)? {
+                remove_tree(&leftover)?;
+            }
         }
         let root = v2_root.join(owner.name());
         fs::create_dir(&root).with_context(|| format!("make the cgroup {}", root.display()))?;
-        let tree = Self { root };
+        let tree = Self { root, memory: memory_root().map(|root| root.join(owner.name())) };
         fs::create_dir_all(tree.root.join("kubepods/besteffort"))?;
         Ok(tree)
     }
@@ -57,6 +62,16 @@ impl CgroupTree {
         Ok(directory)
     }
 
+    /// Limits the memory that a container's first process may take from now on; tells the group.
+    pub fn limit_memory(&self, container_id: &str, pid: i32, bytes: u64) -> anyhow::Result<PathBuf> {
+        let branch = self.memory.as_ref().context("this machine has no cgroup v1 memory hierarchy")?;
+        let group = branch.join(container_id);
+        fs::create_dir_all(&group)?;
+        fs::write(group.join("memory.limit_in_bytes"), bytes.to_string())?;
+        fs::write(group.join("cgroup.procs"), pid.to_string())?;
+        Ok(group)
+    }
+
     /// Removes a pod's cgroups, killing what is left in them.
     pub fn remove_pod(&self, pod_uid: &str) -> anyhow::Result<()> {
         remove_tree(&self.pod(pod_uid))
@@ -67,7 +82,26 @@ impl Drop for CgroupTree {
     fn drop(&mut self) {
         // What cannot be removed now is a leftover of a dead owner at the next start.
         drop(remove_tree(&self.root));
+        if let Some(memory) = &self.memory {
+            drop(remove_tree(memory));
+        }
     }
+}
+
+/// Where the cgroup v1 memory hierarchy is mounted, on machines that have one.
+pub fn memory_root() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts").ok()?;
+    let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let is_memory = |options: &str| options.split(',').any(|option| option == "memory");
+    let mount =
+        fields.find(|fields| matches!(fields[..], [_, _, "cgroup", options, ..] if is_memory(options)))?;
+    Some(PathBuf::from(mount[1]))
+}
+
+/// The group's limit has cost a process its life.
+pub fn has_killed(group: &Path) -> bool {
+    let control = fs::read_to_string(group.join("memory.oom_control")).unwrap_or_default();
+    control.lines().any(|line| line.strip_prefix("oom_kill ").is_some_and(|count| count != "0"))
 }
 
 /// Where cgroup v2 is mounted (on hybrid systems not at /sys/fs/cgroup).

@@ -71,9 +71,10 @@ fn each_way() -> anyhow::Result<()> {
     in_order(&ends[5]).with_context(|| format!("{:#?}", ends[5]))?;
     let container = only(&ends[6])?;
     ensure!(container.signal.is_none() && !container.killed && container.exit_code == Some(0));
-    ensure!(ends[6].evidence.iter().all(|item| item.phase == "deleting" && item.class == "refused"));
+    ensure!(ends[6].evidence.iter().all(|item| item.phase == "deleting"), "{:#?}", ends[6].evidence);
     let verdict = exact("hooked", &attempts, &ends[6..])?;
-    ensure!(verdict.failed >= 5, "{verdict:?}");
+    // What is under way at the moment of the close may be lost otherwise.
+    ensure!(verdict.by_class.get("refused").is_some_and(|count| *count >= 5), "{verdict:?}");
     site.finish()
 }
 

@@ -9,11 +9,14 @@ use anyhow::{Context as _, ensure};
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 use serde_json::json;
+use world::World;
 use world::agent::Termination;
 use world::clients::Load;
 use world::controllers::PodRef;
 
-use crate::site::{SERVER, Site, address_of, exact, same, serving, wait_exited, workload};
+use crate::site::{
+    LOST, NAMESPACE, SERVER, Site, address_of, config, exact, same, serving, wait_exited, workload,
+};
 use crate::{SOON, trial};
 
 /// What a container writes when the pid namespace that it made is gone.
@@ -22,7 +25,10 @@ const GONE: &str = "nested init gone";
 const WAITING: usize = 8;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![trial("a container ends with its own init, whatever pid namespaces there are", inits)]
+    vec![
+        trial("a container ends with its own init, whatever pid namespaces there are", inits),
+        trial("an init that is older than the agent is learned from what its container reads", older),
+    ]
 }
 
 /// How a container that ended has to be told.
@@ -89,6 +95,18 @@ fn inits() -> anyhow::Result<()> {
     for ((name, _, _, told), end) in cases.iter().zip(&ends) {
         told_as(told, end).with_context(|| format!("{name}: {end:#?}"))?;
     }
+    site.finish()
+}
+
+fn older() -> anyhow::Result<()> {
+    let world = World::start(config())?;
+    let spec = json!({"shareProcessNamespace": true, "containers": [serving(&[SERVER])]});
+    let pod = json!({"metadata": {"labels": {"app": "crashing"}}, "spec": spec});
+    let pod = world.pod_of_value(NAMESPACE, "crashing", pod)?;
+    world.wait_ready(&pod, true, SOON)?;
+    let site = Site::in_world(world, &[])?;
+    site.until("the pod", || Ok(site.agent.metrics()?.has(LOST, &[&workload("crashing")])))?;
+    crash(&site, &pod)?;
     site.finish()
 }
 

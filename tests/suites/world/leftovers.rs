@@ -59,7 +59,16 @@ fn a_world_that_is_shut_down_leaves_nothing() -> anyhow::Result<()> {
     ensure!(cgroups.join(format!("kubepods/besteffort/pod{}", pod.uid)).is_dir());
     world.shutdown()?;
     ensure!(!cgroups.exists() && !directory.exists());
-    ensure!(!Path::new(&format!("/proc/{pid}")).exists(), "the container still runs");
+    wait_reaped(Path::new(&format!("/proc/{pid}")))
+}
+
+/// The process has left its cgroup; a thread of ours reaps it, whenever that runs.
+fn wait_reaped(process: &Path) -> anyhow::Result<()> {
+    let deadline = Instant::now() + SOON;
+    while process.exists() {
+        ensure!(Instant::now() < deadline, "the container outlives its world");
+        thread::sleep(Duration::from_millis(2));
+    }
     Ok(())
 }
 
@@ -90,11 +99,7 @@ fn a_killed_world_goes() -> anyhow::Result<()> {
     ensure!(cgroups.is_dir() && process.exists(), "{line}");
     child.kill()?;
     child.wait()?;
-    let deadline = Instant::now() + SOON;
-    while process.exists() {
-        ensure!(Instant::now() < deadline, "the container outlives its killed world");
-        thread::sleep(Duration::from_millis(2));
-    }
+    wait_reaped(&process)?;
     ensure!(cgroups.is_dir(), "nobody should have removed {} yet", cgroups.display());
     let world = World::start(WorldConfig::new(PREFIX, env!("CARGO_BIN_EXE_testserver")))?;
     ensure!(!cgroups.exists(), "{} is left over", cgroups.display());

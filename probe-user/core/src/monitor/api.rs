@@ -140,8 +140,8 @@ impl Monitor {
         if is_over || !has_run {
             return;
         }
-        if End::of(pod).is_some_and(|end| end.is_old_crash(at)) {
-            // A back-off's long wait for the next start: what was lost in the crash is not the deletion's.
+        if End::of(pod).is_some_and(|end| end.is_old_restart(at)) {
+            // A back-off's long wait for the next start: what was lost before it is not the deletion's.
             self.finish_containers(pod, at);
         }
         let synced = self.is_synced(WatchKind::Pods, "");
