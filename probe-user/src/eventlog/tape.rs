@@ -23,8 +23,8 @@ use tokio::sync::{mpsc, watch};
 /// Recordings at a time; each costs the driver the writing of its lines.
 pub const RECORDINGS: usize = 2;
 /// Lines and bytes that wait for one reader: some seconds of a busy node.
-const QUEUE_LINES: usize = 16_384;
-const QUEUE_BYTES: usize = 8 << 20;
+const QUEUE_LINES: usize = 65_536;
+const QUEUE_BYTES: usize = 16 << 20;
 /// Lines are handed to the network in pieces of about this size.
 const PIECE: usize = 64 << 10;
 

@@ -14,6 +14,8 @@ use crate::World;
 
 /// The bound on a recording's beginning and on its end, once there is nothing more to record.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes before and after a difference that are shown.
+const SHOWN: usize = 200;
 /// As Prometheus asks; has the exemplars, which the other format has not.
 const OPEN_METRICS: &str = "application/openmetrics-text;version=1.0.0";
 
@@ -145,13 +147,12 @@ impl LastWords {
     }
 }
 
-/// The first line that differs, of both.
+/// Where they begin to differ, and what both go on with.
 fn first_difference(said: &str, replayed: &str) -> String {
-    let mut pairs = said.lines().zip(replayed.lines());
-    match pairs.find(|(said, replayed)| said != replayed) {
-        Some((said, replayed)) => format!("the agent said {said:?}, the replay says {replayed:?}"),
-        None => {
-            format!("{} lines of the agent, {} of the replay", said.lines().count(), replayed.lines().count())
-        }
-    }
+    let same = said.bytes().zip(replayed.bytes()).take_while(|(said, replayed)| said == replayed).count();
+    let around = |text: &str| {
+        let piece = &text.as_bytes()[same.saturating_sub(SHOWN)..text.len().min(same + SHOWN)];
+        String::from_utf8_lossy(piece).into_owned()
+    };
+    format!("at byte {same} the agent said {:?}, the replay says {:?}", around(said), around(replayed))
 }

@@ -10,6 +10,7 @@
 )]
 
 mod clients;
+mod record;
 mod report;
 mod rows;
 mod run;
@@ -24,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Parser;
-use world::agent::Agent;
+use world::agent::{Agent, Recording};
 use world::{World, WorldConfig, suite};
 
 use report::Report;
@@ -101,9 +102,9 @@ fn run(args: &Args) -> anyhow::Result<bool> {
         let rows: Vec<Row> = able.iter().filter(|row| row.style.stage == stage).copied().collect();
         report.outcomes.extend(run::stage(&site, stage, &rows));
     }
-    let Site { agent, world, .. } = site;
+    let Site { agent, recording, world, .. } = site;
     let panicked = agent.log().contains("panicked");
-    drop(agent);
+    report.replay = record::differences(agent, recording);
     world.shutdown()?;
     eprintln!("accuracy: done after {:.0} s", began.elapsed().as_secs_f64());
     print!("{}", report.text());
@@ -131,12 +132,14 @@ fn start(args: &Args, rows: &[Row]) -> anyhow::Result<Site> {
         client_addresses: run::SOURCES,
         ..WorldConfig::new("drainscope-accuracy", program("testserver")?)
     };
-    let agent = program("drainscope")?;
+    let drainscope = program("drainscope")?;
     eprintln!("accuracy: start a node in namespaces of its own, and the agent");
     let world = World::start(config)?;
     let servers = Servers::prepare(&rows::servers(rows), &world.node().directory().join("servers"))?;
-    let mut agent = Agent::start(&world, &agent, &["--series-limit", SERIES_LIMIT])?;
+    let arguments = ["--series-limit", SERIES_LIMIT, "--log-format", "json"];
+    let mut agent = Agent::start(&world, &drainscope, &arguments)?;
     agent.wait_ready(START)?;
     let save = args.save.clone().unwrap_or_else(|| own.with_file_name("accuracy-wrong"));
-    Ok(Site { agent, world, servers, save })
+    let recording = Recording::start(&world, &drainscope, "agent.jsonl")?;
+    Ok(Site { recording, agent, world, servers, save })
 }

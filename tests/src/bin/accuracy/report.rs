@@ -67,6 +67,8 @@ pub(crate) struct Report {
     pub(crate) outcomes: Vec<Outcome>,
     /// Rows that could not run, and why.
     pub(crate) skipped: Vec<(Row, String)>,
+    /// How the replay of the agent's event log differs from what the agent said.
+    pub(crate) replay: Vec<String>,
     /// A skip is a failure.
     pub(crate) complete: bool,
 }
@@ -75,7 +77,7 @@ impl Report {
     /// Whether everything held.
     pub(crate) fn holds(&self) -> bool {
         let ran = !self.outcomes.is_empty() && self.outcomes.iter().all(Outcome::holds);
-        ran && (self.skipped.is_empty() || !self.complete)
+        ran && self.replay.is_empty() && (self.skipped.is_empty() || !self.complete)
     }
 
     /// For people: at most some fifteen columns of terminal width each line, the verdict first.
@@ -100,6 +102,9 @@ impl Report {
             for wrong in outcome.complaints() {
                 let _infallible = writeln!(text, "        {wrong}");
             }
+        }
+        for difference in &self.replay {
+            let _infallible = writeln!(text, "\nFAILED  replay of the agent's event log: {difference}");
         }
         text
     }
@@ -133,7 +138,7 @@ impl Report {
     pub(crate) fn json(&self) -> Value {
         let skipped: Vec<Value> =
             self.skipped.iter().map(|(row, why)| json!({"row": row.name(), "why": why})).collect();
-        json!({"rows": self.outcomes.iter().map(Outcome::json).collect::<Vec<_>>(), "skipped": skipped})
+        json!({"rows": self.outcomes.iter().map(Outcome::json).collect::<Vec<_>>(), "skipped": skipped, "replay": self.replay})
     }
 }
 
@@ -241,6 +246,8 @@ mod tests {
         assert!(bad.text().contains("10.78.0.2:9 request 1"));
         let trouble = report(Err(anyhow::anyhow!("no pod became Ready")));
         assert!(!trouble.holds() && trouble.text().contains("no pod became Ready"));
+        let other = Report { replay: vec!["findings: at byte 7".to_owned()], ..report(Ok(lossy())) };
+        assert!(!other.holds() && other.text().starts_with("FAILED") && other.text().contains("at byte 7"));
         assert!(!Report::default().holds(), "nothing ran");
     }
 

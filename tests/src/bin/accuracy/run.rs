@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 use world::World;
-use world::agent::{Agent, Termination};
+use world::agent::{Agent, Recording, Termination};
 use world::clients::{Load, Tally};
 use world::controllers::{Deployment, PodRef};
 use world::judge::{self, Verdict};
@@ -40,14 +40,15 @@ const AFTER: Duration = Duration::from_millis(500);
 /// The bound on everything that the world does by itself.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The bound on the agent's settling: it waits for 10 s of quiet by itself, and gives up after 120 s.
-const SETTLING: Duration = Duration::from_secs(150);
+pub(crate) const SETTLING: Duration = Duration::from_secs(150);
 /// How often the agent is asked.
-const POLL: Duration = Duration::from_millis(500);
+pub(crate) const POLL: Duration = Duration::from_millis(500);
 /// Losses without a partner that a report shows of each side.
 const SHOWN: usize = 8;
 
 /// World, agent and programs of a run.
 pub(crate) struct Site {
+    pub(crate) recording: Recording,
     // Dropped first: the agent needs the world, not the other way round.
     pub(crate) agent: Agent,
     pub(crate) world: World,
