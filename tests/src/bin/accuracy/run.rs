@@ -211,7 +211,11 @@ fn judge(site: &Site, row: Row, loaded: &mut Loaded) -> anyhow::Result<(Measured
     site.agent.metrics()?;
     let metrics = site.agent.metrics()?;
     let unrouted = unrouted::take(&mut tally.attempts, &unrouted::noted(&site.world)?);
-    let verdict = judge::join(&as_numbered(&tally.attempts, row.clients.at_once), &ends);
+    let verdict = if row.style.server.is_numbered() {
+        judge::join(&as_numbered(&tally.attempts, row.clients.at_once), &ends)
+    } else {
+        judge::join_connections(&tally.attempts, &ends)
+    };
     let mut measured = Measured::new(&row, tally, &verdict, &ends, &metrics);
     measured.unrouted = u64::try_from(unrouted.len())?;
     deployment.delete_pods()?;
