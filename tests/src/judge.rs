@@ -85,6 +85,17 @@ pub fn join(attempts: &[Attempt], terminations: &[Termination]) -> Verdict {
     verdict
 }
 
+/// The same whatever the number of the request: for protocols whose requests the kernel cannot count. A connection loses one at most.
+pub fn join_connections(attempts: &[Attempt], terminations: &[Termination]) -> Verdict {
+    const ANY: u32 = 0;
+    let attempts: Vec<Attempt> = attempts.iter().map(|&attempt| Attempt { nth: ANY, ..attempt }).collect();
+    let mut terminations = terminations.to_vec();
+    for item in terminations.iter_mut().flat_map(|termination| &mut termination.evidence) {
+        item.request = ANY;
+    }
+    join(&attempts, &terminations)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,6 +175,19 @@ mod tests {
             );
             assert!(!verdict.holds(), "{name}");
         }
+    }
+
+    #[test]
+    fn connections_are_joined_whatever_the_number_of_the_request() {
+        let attempts = [attempt(1000, 2, Some(ErrorKind::Eof)), attempt(1001, 1, Some(ErrorKind::Eof))];
+        let ends = [termination(2, &[(1000, 3, "unanswered"), (1000, 1, "unanswered")])];
+        let verdict = join_connections(&attempts, &ends);
+        assert_eq!(
+            (verdict.attributed, verdict.client_only.len(), verdict.agent_only.len()),
+            (1, 1, 1),
+            "a partner each"
+        );
+        assert_eq!(verdict.agent_only.first().map(|(_, item)| item.peer.port()), Some(1000));
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod response;
 mod run;
 mod summary;
 mod tally;
+mod tls;
 
 pub use attempt::{Attempt, ClientKind, ErrorKind, Stage};
 pub use config::{Config, ConfigError};

@@ -16,6 +16,8 @@ mod ports;
 mod schedule;
 #[path = "load/server.rs"]
 mod server;
+#[path = "load/tls.rs"]
+mod tls;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,16 +1,23 @@
 // A net/http server as a row of `cargo xtask accuracy`: port 8080, dual-stack, a small answer to everything, `?delay_ms=` holds it back.
 //
 // -on-term default installs no handler: the runtime ends the process at SIGTERM. -on-term shutdown calls Server.Shutdown and waits for it.
+// -tls speaks HTTP/1.1 in TLS, with a certificate of its own making.
 // -mptcp listens by MPTCP, as Go 1.24 and later do by themselves; without it the listener is plain TCP on every version.
 package main
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -30,8 +37,23 @@ func answer(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, "hello from %s\n", os.Getenv("POD_NAME"))
 }
 
+// certificate is good for a day and for nobody in particular.
+func certificate() tls.Certificate {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		log.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(24 * time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		log.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
 func main() {
 	onTerm := flag.String("on-term", "default", "default or shutdown")
+	useTLS := flag.Bool("tls", false, "speak TLS")
 	mptcp := flag.Bool("mptcp", false, "listen by MPTCP")
 	flag.Parse()
 
@@ -59,7 +81,14 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+	serve := server.Serve
+	if *useTLS {
+		server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{certificate()}}
+		// An empty map leaves HTTP/2 out.
+		server.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){}
+		serve = func(listener net.Listener) error { return server.ServeTLS(listener, "", "") }
+	}
+	if err := serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		log.Fatal(err)
 	}
 	<-done

@@ -46,6 +46,9 @@ struct Args {
     /// Send a POST with so many bytes
     #[arg(long, default_value_t = 0, value_name = "BYTES")]
     body: usize,
+    /// Speak TLS below it; any certificate will do
+    #[arg(long)]
+    tls: bool,
     /// Speak redis: ask for the head of an empty list, which takes so many seconds; 0 asks PING
     #[arg(long, value_name = "SECONDS")]
     redis: Option<u32>,
@@ -126,6 +129,7 @@ fn config(args: &Args) -> Config {
         blind: args.blind,
         path: args.path.clone(),
         body: args.body,
+        tls: args.tls,
         redis: args.redis,
         pipeline: args.pipeline,
         read_rate: args.read_rate,

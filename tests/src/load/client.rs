@@ -121,8 +121,9 @@ impl Client<'_> {
         let mut connection = match kept.take() {
             Some(connection) => connection,
             None => match Connection::open(self.config, self.shared.ports())? {
-                Ok(connection) => {
+                Ok(mut connection) => {
                     self.tally.connections += 1;
+                    connection.tls = self.shared.tls(self.config.target)?;
                     attempt.t_ns = now_ns();
                     connection
                 }
@@ -136,7 +137,7 @@ impl Client<'_> {
         attempt.local = connection.local;
         attempt.nth = connection.requests.saturating_add(1);
         let count = self.at_once();
-        let reusable = self.exchange(&connection, request, count, buffer, attempt)?;
+        let reusable = self.exchange(&mut connection, request, count, buffer, attempt)?;
         if reusable && self.kind == ClientKind::Keepalive {
             connection.requests = connection.requests.saturating_add(count);
             *kept = Some(connection);
@@ -154,7 +155,7 @@ impl Client<'_> {
     /// nothing more comes: the rest fail with it.
     fn exchange(
         &mut self,
-        connection: &Connection,
+        connection: &mut Connection,
         request: &Request,
         count: u32,
         buffer: &mut [u8],

@@ -32,6 +32,8 @@ pub struct Config {
     pub path: String,
     /// Bytes of a POST body; 0 sends a GET.
     pub body: usize,
+    /// Speak TLS below it.
+    pub tls: bool,
     /// Speak redis in place of HTTP: ask PING, or for the head of a list that stays empty, which is answered after so many seconds.
     pub redis: Option<u32>,
     /// Requests that a keep-alive client sends at once; it then reads their answers. Each is an attempt.
@@ -81,6 +83,7 @@ impl Config {
             blind: false,
             path: "/".to_owned(),
             body: 0,
+            tls: false,
             redis: None,
             pipeline: 1,
             read_rate: None,

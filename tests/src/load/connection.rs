@@ -10,8 +10,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, recv, setsockopt, socket,
-    sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, recv, send, setsockopt,
+    socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 
@@ -19,6 +19,7 @@ use super::attempt::{ErrorKind, Stage};
 use super::clock::{nanos, now_ns};
 use super::config::Config;
 use super::ports::Ports;
+use super::tls::Tls;
 
 /// Why no connection could even be tried.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +49,8 @@ pub(super) struct Connection {
     pub(super) local: SocketAddr,
     /// Requests sent so far.
     pub(super) requests: u32,
+    /// Its state, if it speaks TLS.
+    pub(super) tls: Option<Tls>,
 }
 
 impl Connection {
@@ -72,7 +75,7 @@ impl Connection {
                 other => other,
             };
             return match connected {
-                Ok(()) => Ok(Ok(Self { socket, local, requests: 0 })),
+                Ok(()) => Ok(Ok(Self { socket, local, requests: 0, tls: None })),
                 // The 4-tuple is in TIME_WAIT here: no packet was sent.
                 Err(Errno::EADDRNOTAVAIL) => continue,
                 Err(errno) => match connect_error(errno) {
@@ -110,6 +113,17 @@ impl Connection {
     }
 }
 
+impl Drop for Connection {
+    /// With TLS the last word is a close_notify, as most clients have it. Nobody waits for it to be sent.
+    fn drop(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.close();
+            let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+            let _sent = send(self.socket.as_raw_fd(), &tls.take_wire(), flags);
+        }
+    }
+}
+
 fn new_socket(config: &Config) -> Result<OwnedFd, LocalError> {
     let family = if config.target.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let failed = |call| move |error| LocalError::Call(call, error);
@@ -123,7 +137,7 @@ fn new_socket(config: &Config) -> Result<OwnedFd, LocalError> {
     setsockopt(&socket, sockopt::SendTimeout, &timeval(config.connect_timeout))
         .map_err(failed("SO_SNDTIMEO"))?;
     setsockopt(&socket, sockopt::ReceiveTimeout, &timeval(config.timeout)).map_err(failed("SO_RCVTIMEO"))?;
-    if config.body > 0 || config.pipeline > 1 || config.write_rate.is_some() {
+    if config.body > 0 || config.pipeline > 1 || config.write_rate.is_some() || config.tls {
         // Only a request of several segments could wait for an acknowledgement.
         setsockopt(&socket, sockopt::TcpNoDelay, &true).map_err(failed("TCP_NODELAY"))?;
     }
@@ -219,7 +233,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
             let config = Config::new(listener.local_addr().expect("an address"));
             let ports = Ports::new(&config).expect("ports");
-            let connection =
+            let mut connection =
                 Connection::open(&config, &ports).expect("a free source port").expect("connected");
             let (stream, _) = listener.accept().expect("accepted");
             setsockopt(&stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })
@@ -238,7 +252,7 @@ mod tests {
             };
             let mut buffer = [0; 64];
             let failure =
-                Exchange::new(&connection, &mut buffer, &config).send(&Request::new(&config, true), 1);
+                Exchange::new(&mut connection, &mut buffer, &config).send(&Request::new(&config, true), 1);
             let expected = Failure { error, stage: Stage::Send, errno: Some(errno), sent: 0, received: 0 };
             assert_eq!(failure, Err(expected));
         }

@@ -15,6 +15,10 @@ use super::config::Config;
 use super::connection::{Connection, Failure};
 use super::request::{Request, due_ns, piece_size};
 use super::response::{Bad, Response};
+use super::tls::Plain;
+
+/// What is received of TLS at a time: no more than rustls takes in one go, so that it never holds more plain bytes than it wants to.
+const RECORD_BYTES: usize = 4096;
 
 /// A complete response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +30,7 @@ pub(super) struct Answer {
 
 /// A turn under way.
 pub(super) struct Exchange<'a> {
-    connection: &'a Connection,
+    connection: &'a mut Connection,
     buffer: &'a mut [u8],
     /// Received and not yet used: a range of the buffer.
     held: Range<usize>,
@@ -44,7 +48,7 @@ pub(super) struct Exchange<'a> {
 
 impl<'a> Exchange<'a> {
     /// Begins now.
-    pub(super) fn new(connection: &'a Connection, buffer: &'a mut [u8], config: &Config) -> Self {
+    pub(super) fn new(connection: &'a mut Connection, buffer: &'a mut [u8], config: &Config) -> Self {
         let begun_ns = now_ns();
         Self {
             connection,
@@ -73,11 +77,51 @@ impl<'a> Exchange<'a> {
                 self.fresh = false;
                 pause(self.begun_ns.saturating_add(piece.due_ns), self.deadline_ns);
             }
-            sent += self
-                .send_piece(piece.bytes)
-                .map_err(|failure| Failure { sent: sent + failure.sent, ..failure })?;
+            match &mut self.connection.tls {
+                None => {
+                    sent += self
+                        .send_piece(piece.bytes)
+                        .map_err(|failure| Failure { sent: sent + failure.sent, ..failure })?;
+                }
+                Some(tls) => {
+                    tls.write(piece.bytes);
+                    self.send_records().map_err(|failure| Failure { sent, ..failure })?;
+                    sent += piece.bytes.len();
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Sends what TLS has ready; the first time that is after its handshake.
+    fn send_records(&mut self) -> Result<(), Failure> {
+        loop {
+            let Some(tls) = &mut self.connection.tls else { return Ok(()) };
+            let wire = tls.take_wire();
+            let is_handshaking = tls.is_handshaking();
+            self.send_piece(&wire)?;
+            if !is_handshaking {
+                return Ok(());
+            }
+            self.fresh = false;
+            let failed = |error, errno| Failure { error, stage: Stage::Send, errno, sent: 0, received: 0 };
+            match self.receive_records() {
+                Ok(true) => {}
+                Ok(false) => return Err(failed(ErrorKind::Eof, None)),
+                Err(Errno::EAGAIN) => return Err(failed(ErrorKind::Timeout, None)),
+                Err(Errno::EPROTO) => return Err(failed(ErrorKind::BadResponse, None)),
+                Err(errno) => return Err(failed(ErrorKind::Reset, Some(errno))),
+            }
+        }
+    }
+
+    /// Receives what there is for TLS; false at the end of the connection.
+    fn receive_records(&mut self) -> Result<bool, Errno> {
+        let mut wire = [0; RECORD_BYTES];
+        let count = self.receive_bytes(&mut wire)?;
+        let Some(tls) = &mut self.connection.tls else { return Ok(false) };
+        tls.give_wire(wire.get(..count).unwrap_or_default()).or(Err(Errno::EPROTO))?;
+        Ok(count > 0)
     }
 
     #[expect(
@@ -128,6 +172,7 @@ impl<'a> Exchange<'a> {
                 Ok(0) => return Err(self.failure(ErrorKind::Truncated, None, used)),
                 Ok(_) => {}
                 Err(Errno::EAGAIN) => return Err(self.failure(ErrorKind::Timeout, None, used)),
+                Err(Errno::EPROTO) => return Err(self.failure(ErrorKind::BadResponse, None, used)),
                 Err(errno) => return Err(self.failure(ErrorKind::Reset, Some(errno), used)),
             }
         }
@@ -160,39 +205,60 @@ impl<'a> Exchange<'a> {
         Ok(used)
     }
 
-    /// Receives what is there behind what is held, waiting for it until the deadline. Without a pause so far the wait uses the socket's own
-    /// timeout: no extra call in the common case.
+    /// Receives what is there behind what is held, waiting for it until the deadline.
     fn receive_some(&mut self) -> Result<usize, Errno> {
         if self.held.start > 0 {
             self.buffer.copy_within(self.held.clone(), 0);
             self.held = 0..self.held.len();
         }
-        let mut room = self.buffer.get_mut(self.held.end..).unwrap_or_default();
+        let mut room = self.held.end..self.buffer.len();
         if let Some(rate) = self.read_rate {
-            let size = piece_size(rate).min(room.len());
-            room = room.get_mut(..size).unwrap_or_default();
+            room.end = room.end.min(room.start.saturating_add(piece_size(rate)));
             if self.received > 0 {
                 let due = self.first_ns.saturating_add(due_ns(self.received, rate));
                 pause(due, self.deadline_ns);
             }
         }
-        if !self.fresh && !self.connection.wait(PollFlags::POLLIN, self.deadline_ns) {
-            return Err(Errno::EAGAIN);
-        }
-        let count = loop {
-            match recv(self.connection.socket().as_raw_fd(), room, MsgFlags::empty()) {
-                Err(Errno::EINTR) if now_ns() < self.deadline_ns => {}
-                Err(Errno::EINTR) => return Err(Errno::EAGAIN),
-                other => break other?,
-            }
-        };
+        // Lent out, so that the rest of the exchange can be used meanwhile.
+        let buffer = std::mem::take(&mut self.buffer);
+        let received = self.receive_plain(buffer.get_mut(room).unwrap_or_default());
+        self.buffer = buffer;
+        let count = received?;
         if self.read_rate.is_some() && self.received == 0 {
             self.first_ns = now_ns();
         }
-        self.fresh = false;
         self.received += count;
         self.held.end += count;
         Ok(count)
+    }
+
+    /// Receives bytes of answers.
+    fn receive_plain(&mut self, room: &mut [u8]) -> Result<usize, Errno> {
+        loop {
+            match self.connection.tls.as_mut().map(|tls| tls.read(room)) {
+                None => return self.receive_bytes(room),
+                Some(Plain::Some(count)) => return Ok(count),
+                Some(Plain::End) => return Ok(0),
+                Some(Plain::None) => {
+                    self.receive_records()?;
+                }
+            }
+        }
+    }
+
+    /// Receives bytes of the wire. Without a pause so far the wait uses the socket's own timeout: no extra call in the common case.
+    fn receive_bytes(&mut self, room: &mut [u8]) -> Result<usize, Errno> {
+        if !self.fresh && !self.connection.wait(PollFlags::POLLIN, self.deadline_ns) {
+            return Err(Errno::EAGAIN);
+        }
+        self.fresh = false;
+        loop {
+            match recv(self.connection.socket().as_raw_fd(), room, MsgFlags::empty()) {
+                Err(Errno::EINTR) if now_ns() < self.deadline_ns => {}
+                Err(Errno::EINTR) => return Err(Errno::EAGAIN),
+                other => return other,
+            }
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -19,6 +20,7 @@ use super::log::Writer;
 use super::ports::Ports;
 use super::summary::Summary;
 use super::tally::Tally;
+use super::tls::{Tls, client_config};
 
 /// Clients need little stack; the default of 2 MiB would cost address space only, but with thousands of clients that shows.
 const STACK_BYTES: usize = 256 * 1024;
@@ -35,6 +37,9 @@ pub enum LoadError {
     /// No connection could be tried, for a reason of this machine.
     #[error("load generator: {0}")]
     Local(String),
+    /// TLS cannot be had at all.
+    #[error("load generator: {0}")]
+    Tls(#[from] rustls::Error),
     /// A client's thread has panicked.
     #[error("a client's thread has panicked")]
     Panic,
@@ -53,6 +58,7 @@ pub(super) struct Shared {
     /// Attempts that may still begin, if they are bounded.
     tickets: Option<AtomicU64>,
     ports: Ports,
+    tls: Option<Arc<rustls::ClientConfig>>,
 }
 
 impl Shared {
@@ -62,6 +68,12 @@ impl Shared {
 
     pub(super) fn ports(&self) -> &Ports {
         &self.ports
+    }
+
+    /// The state of a new connection, if this run's speak TLS.
+    pub(super) fn tls(&self, server: SocketAddr) -> Result<Option<Tls>, LoadError> {
+        let Some(config) = &self.tls else { return Ok(None) };
+        Ok(Some(Tls::new(Arc::clone(config), server)?))
     }
 
     /// Whether one more attempt may begin.
@@ -145,6 +157,7 @@ pub fn start(config: Config) -> Result<Running, LoadError> {
         end_ns: AtomicU64::new(end_ns),
         tickets: config.max_requests.map(AtomicU64::new),
         ports,
+        tls: config.tls.then(client_config).transpose()?,
     });
     let live = (0..config.keepalive + config.new).map(|_| Live::default()).collect();
     let mut running =

@@ -62,6 +62,16 @@ pub(crate) const SLOW_WRITERS: Clients = clients("slow-writers", "--new 160 --ne
 /// The head at once, the body a second and a half later.
 pub(crate) const LATE_BODIES: Clients =
     clients("late-bodies", "--keepalive 160 --keepalive-rate 0.5 --body 1024 --body-delay 1.5");
+/// [`KEPT_BLIND`] in TLS.
+pub(crate) const TLS_KEPT: Clients =
+    clients("keep-alive-blind", "--tls --keepalive 40 --keepalive-rate 5 --blind");
+/// As few as [`FEW_KEPT`], in TLS.
+pub(crate) const TLS_FEW_KEPT: Clients = clients("few-keep-alive", "--tls --keepalive 10 --keepalive-rate 4");
+/// Fewer than [`ONE_SHOT`]: a handshake takes its time.
+pub(crate) const TLS_ONE_SHOT: Clients = clients("one-per-request", "--tls --new 60 --new-rate 4");
+/// [`LONG_KEPT`] in TLS.
+pub(crate) const TLS_LONG: Clients =
+    clients("long-requests-kept", "--tls --keepalive 160 --keepalive-rate 0.4 --path /?delay_ms=2000");
 /// [`KEPT_BLIND`] of redis.
 pub(crate) const REDIS_KEPT: Clients =
     clients("keep-alive-blind", "--redis 0 --keepalive 40 --keepalive-rate 5 --blind");

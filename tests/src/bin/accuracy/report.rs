@@ -110,9 +110,19 @@ impl Report {
     }
 
     fn headline(&self) -> String {
-        let measured = || self.outcomes.iter().filter_map(|outcome| outcome.measured.as_ref().ok());
-        let failed: u64 = measured().map(|measured| measured.failed).sum();
-        let attributed: u64 = measured().map(|measured| measured.attributed).sum();
+        let explained = |confidence: &str| {
+            let of_such = |outcome: &&Outcome| self::confidence(&outcome.row) == confidence;
+            let measured =
+                self.outcomes.iter().filter(of_such).filter_map(|outcome| outcome.measured.as_ref().ok());
+            measured.fold((0, 0), |(attributed, failed), measured| {
+                (attributed + measured.attributed, failed + measured.failed)
+            })
+        };
+        let (attributed, failed) = explained("observed");
+        let inferred = match explained("inferred") {
+            (_, 0) => String::new(),
+            (attributed, failed) => format!(", {attributed} of {failed} where there is a blind spot"),
+        };
         let controls: Vec<&Measured> = self
             .outcomes
             .iter()
@@ -129,7 +139,7 @@ impl Report {
             skipped => format!(", {skipped} skipped"),
         };
         format!(
-            "{verdict} {} rows{wrong}{skipped}: {attributed} of {failed} lost requests explained, connection by connection; {lost} of {late} late requests of controls lost\n",
+            "{verdict} {} rows{wrong}{skipped}: {attributed} of {failed} lost requests explained, connection by connection{inferred}; {lost} of {late} late requests of controls lost\n",
             self.outcomes.len()
         )
     }
@@ -267,6 +277,9 @@ mod tests {
         let measured = Measured { inferred, client_only, ..lossy() };
         let outcome = outcome("exit+address-gone/one", Ok(measured.clone()));
         let line = line(&outcome, &measured);
+        let headline = Report { outcomes: vec![outcome], ..Report::default() }.headline();
+        assert!(headline.contains("0 of 0 lost requests"), "{headline}");
+        assert!(headline.contains("30 of 30 where there is a blind spot"), "{headline}");
         assert!(line.contains("error 10.0 % of failed (An address that is gone"), "{line}");
     }
 }

@@ -16,6 +16,8 @@ pub(crate) enum Server {
     Nginx,
     /// net/http.
     Go,
+    /// The same with TLS below HTTP/1.1.
+    GoTls,
     /// http.server with a thread for each connection.
     Python,
     /// gunicorn with one worker process and threads.
@@ -35,6 +37,7 @@ impl Server {
             Self::Testserver => "testserver",
             Self::Nginx => "nginx",
             Self::Go => "go",
+            Self::GoTls => "go-tls",
             Self::Python => "python",
             Self::Gunicorn => "gunicorn",
             Self::Redis => "redis",
@@ -43,10 +46,16 @@ impl Server {
         }
     }
 
+    /// What the kernel numbers are its clients' requests. With TLS, they are exchanges of records, and the handshake is some of them.
+    pub(crate) fn is_numbered(self) -> bool {
+        self != Self::GoTls
+    }
+
     /// The name of its port, which says what it speaks.
     pub(crate) const fn port_name(self) -> &'static str {
         match self {
             Self::Redis => "redis",
+            Self::GoTls => "https",
             Self::Testserver
             | Self::Nginx
             | Self::Go
@@ -205,6 +214,10 @@ mod tests {
                 "testserver/stall-answers/impatient",
                 "nginx/fast/pipelining",
                 "go/default/pipelining-long",
+                "go-tls/default/keep-alive-blind",
+                "go-tls/default/one-per-request",
+                "go-tls/default/long-requests-kept",
+                "go-tls/shutdown/keep-alive-blind",
                 "redis/term/keep-alive-blind",
                 "redis/term/long-requests-kept",
                 "java/exit/keep-alive-blind",

@@ -210,7 +210,11 @@ fn judge(site: &Site, row: Row, loaded: &mut Loaded) -> anyhow::Result<(Measured
     // A new series is held at 0 until a scrape has shown it.
     site.agent.metrics()?;
     let metrics = site.agent.metrics()?;
-    let verdict = judge::join(&as_numbered(&tally.attempts, row.clients.at_once), &ends);
+    let verdict = if row.style.server.is_numbered() {
+        judge::join(&as_numbered(&tally.attempts, row.clients.at_once), &ends)
+    } else {
+        judge::join_connections(&tally.attempts, &ends)
+    };
     let measured = Measured::new(&row, tally, &verdict, &ends, &metrics);
     deployment.delete_pods()?;
     Ok((measured, unmatched(&verdict, &ends)))

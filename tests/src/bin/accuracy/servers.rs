@@ -61,6 +61,8 @@ impl Servers {
             let words = match server {
                 Server::Testserver | Server::Nginx => Ok(Some(Vec::new())),
                 Server::Go => go(&directory),
+                Server::GoTls => go(&directory)
+                    .map(|words| words.map(|words| words.into_iter().chain(["-tls".to_owned()]).collect())),
                 Server::Python => python(&directory),
                 Server::Gunicorn => gunicorn(&directory),
                 Server::Redis => redis(),
@@ -84,7 +86,13 @@ impl Servers {
         let mut template = match row.style.server {
             Server::Testserver => PodTemplate::testserver(&app, row.style.arguments),
             Server::Nginx => PodTemplate::nginx(&app),
-            Server::Go | Server::Python | Server::Gunicorn | Server::Redis | Server::Node | Server::Java => {
+            Server::Go
+            | Server::GoTls
+            | Server::Python
+            | Server::Gunicorn
+            | Server::Redis
+            | Server::Node
+            | Server::Java => {
                 let words = self.0.get(&row.style.server).cloned().flatten().unwrap_or_default();
                 let arguments = row.style.arguments.iter().map(|&argument| argument.to_owned());
                 PodTemplate {

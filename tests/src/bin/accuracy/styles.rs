@@ -8,7 +8,8 @@ use world::load::ErrorKind;
 use crate::clients::{
     CROWD, Clients, FEW_KEPT, IMPATIENT, IMPATIENT_RST, KEPT, KEPT_BLIND, LATE_BODIES, LONG, LONG_KEPT,
     ONE_SHOT, OPEN_LOOP, PIPELINING, PIPELINING_LONG, POST, REDIS_KEPT, REDIS_LONG, REDIS_ONE_SHOT,
-    SATURATING, SLOW_READERS, SLOW_WRITERS, UPLOADS, VANISHING, VANISHING_BLIND,
+    SATURATING, SLOW_READERS, SLOW_WRITERS, TLS_FEW_KEPT, TLS_KEPT, TLS_LONG, TLS_ONE_SHOT, UPLOADS,
+    VANISHING, VANISHING_BLIND,
 };
 use crate::rows::{BlindSpot, Confidence, Kind, Server, Stage, Style};
 
@@ -73,6 +74,12 @@ const CUT: Confidence = Confidence::Inferred(BlindSpot {
     cites: "Acked truncation: an answer cut after everything that was written has been acknowledged looks served.",
     classes: &[],
     unseen: &[ErrorKind::Truncated],
+});
+/// Records are all that there is to see: a client's farewell looks like a request, a server's like an answer.
+const TLS: Confidence = Confidence::Inferred(BlindSpot {
+    cites: "TLS `close_notify`",
+    classes: &["unread", "unanswered", "stale_reuse"],
+    unseen: &[ErrorKind::Eof],
 });
 /// Another protocol than HTTP: what a closed connection owes an answer for, its name alone does not tell.
 const RAW: Confidence = Confidence::Inferred(BlindSpot {
@@ -149,6 +156,12 @@ pub(crate) const STYLES: &[Style] = &[
     style(Server::Go, "shutdown", GO_SHUTDOWN, &[KEPT_BLIND, ONE_SHOT, LONG, SLOW_WRITERS, LATE_BODIES]),
     style(Server::Go, "shutdown+mptcp", &["-on-term", "shutdown", "-mptcp"], &[ONE_SHOT]),
     with_prestop(style(Server::Go, "shutdown+prestop", GO_SHUTDOWN, &[ONE_SHOT, FEW_KEPT])),
+    Style {
+        confidence: TLS,
+        ..style(Server::GoTls, "default", &["-on-term", "default"], &[TLS_KEPT, TLS_ONE_SHOT, TLS_LONG])
+    },
+    Style { confidence: TLS, ..style(Server::GoTls, "shutdown", GO_SHUTDOWN, &[TLS_KEPT]) },
+    with_prestop(style(Server::GoTls, "shutdown+prestop", GO_SHUTDOWN, &[TLS_ONE_SHOT, TLS_FEW_KEPT])),
     style(Server::Python, "exit", &["exit"], &[KEPT_BLIND, ONE_SHOT, LONG, SLOW_WRITERS, LATE_BODIES]),
     style(Server::Python, "shutdown", &["shutdown"], &[KEPT_BLIND, ONE_SHOT, LONG]),
     with_prestop(style(Server::Python, "shutdown+prestop", &["shutdown"], &[ONE_SHOT])),
@@ -178,7 +191,7 @@ pub(crate) const STYLES: &[Style] = &[
 
 /// Servers that the reduced form is without.
 #[cfg(test)]
-pub(crate) const LEFT_OUT: &[Server] = &[Server::Redis];
+pub(crate) const LEFT_OUT: &[Server] = &[Server::GoTls, Server::Redis];
 /// The reduced form: each other server and each sort of clients, in as few rows as that takes.
 pub(crate) const QUICK: &[&str] = &[
     "testserver/exit/open-loop",
