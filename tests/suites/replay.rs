@@ -70,4 +70,5 @@ scenarios! {
     api_only
     service_ports
     host_ports_passed_on
+    protocol_hints
 }
