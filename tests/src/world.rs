@@ -215,16 +215,31 @@ impl World {
 
     /// Makes a dual-stack Service for the pods with that `app` label: port 80 to their port `http`.
     pub fn service(&self, namespace: &str, name: &str, app: &str) -> anyhow::Result<ServiceAddresses> {
+        self.service_speaking(namespace, name, app, "http", None)
+    }
+
+    /// The same with another name of its port, and with its `appProtocol`.
+    pub fn service_speaking(
+        &self,
+        namespace: &str,
+        name: &str,
+        app: &str,
+        port_name: &str,
+        app_protocol: Option<&str>,
+    ) -> anyhow::Result<ServiceAddresses> {
         let number = self.services.fetch_add(1, Ordering::Relaxed);
         let [high, low] = number.to_be_bytes();
         let (v4, v6) = (Ipv4Addr::new(10, 96, high, low), Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, number));
-        let service = json!({
+        let mut service = json!({
             "metadata": {"namespace": namespace, "name": name},
             "spec": {
                 "type": "ClusterIP", "clusterIP": v4, "clusterIPs": [v4, v6], "ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "RequireDualStack",
-                "selector": {"app": app}, "ports": [{"name": "http", "protocol": "TCP", "port": 80, "targetPort": "http"}],
+                "selector": {"app": app}, "ports": [{"name": port_name, "protocol": "TCP", "port": 80, "targetPort": "http"}],
             },
         });
+        if let Some(protocol) = app_protocol {
+            service["spec"]["ports"][0]["appProtocol"] = json!(protocol);
+        }
         self.store.create(Kind::Services, service)?;
         Ok(ServiceAddresses { v4, v6, port: 80 })
     }

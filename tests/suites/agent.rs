@@ -28,6 +28,8 @@ mod overload;
 mod own_end;
 #[path = "agent/prometheus.rs"]
 mod prometheus;
+#[path = "agent/protocols.rs"]
+mod protocols;
 #[path = "agent/restart.rs"]
 mod restart;
 #[path = "agent/reuse.rs"]
@@ -57,7 +59,7 @@ fn trial(name: &str, test: fn() -> anyhow::Result<()>) -> Trial {
 /// What is missing; `None` if nothing is.
 fn obstacle() -> Option<String> {
     world::suite::obstacle().or_else(|| {
-        let programs = ["prometheus", "prlimit", "setpriv"].into_iter();
+        let programs = ["prometheus", "prlimit", "python3", "setpriv"].into_iter();
         let missing = programs.map(find_program).find_map(Result::err);
         missing.or_else(|| site::program().err()).map(|error| format!("{error:#}"))
     })
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
     let trials = [
         classes::trials(),
         controls::trials(),
+        protocols::trials(),
         stopping::trials(),
         families::trials(),
         nginx::trials(),

@@ -150,4 +150,6 @@ pub struct Evidence {
     pub local: SocketAddr,
     /// Number of the request on its connection.
     pub request: u32,
+    /// What else the kernel saw.
+    pub detail: String,
 }

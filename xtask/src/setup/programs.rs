@@ -12,12 +12,13 @@ use crate::privilege::{self, Privilege};
 use crate::process;
 
 /// Program, its package, what it is for.
-const PROGRAMS: [(&str, &str, &str); 6] = [
+const PROGRAMS: [(&str, &str, &str); 7] = [
     ("ip", "iproute2", "network namespaces of the pods"),
     ("nft", "nftables", "service proxy"),
     ("nginx", "nginx", "a real server as a pod"),
     ("prometheus", "prometheus", "scrapes the agent in a test"),
     ("promtool", "prometheus", "checks the exposition"),
+    ("python3", "python3", "TLS servers and clients"),
     ("unshare", "util-linux", "pid namespaces of the pods"),
 ];
 
