@@ -6,6 +6,22 @@
 //! like in the kernel is in `docs/kernel.md`.
 
 use crate::class::{Class, Confidence};
+use crate::protocol::Protocol;
+
+/// The longest TLS record that says close_notify and nothing else: with AES-CBC and SHA-1 (RFC 5246 section 6.2.3.2: header
+/// 5, IV 16, and 2 + 20 with their padding, 32). TLS 1.3 takes 24 (RFC 8446 sections 5.2 and 6.1: header 5, alert 2, type
+/// 1, tag 16), AES-GCM in TLS 1.2 takes 31. An HTTP/2 frame of control fits too. A request of HTTP/1 with a Host and one
+/// more header is longer in every suite.
+const CLOSE_NOTIFY: u32 = 53;
+/// What ends a client's TLS 1.3 handshake, and a close_notify after it: change_cipher_spec 6, Finished 74 with SHA-384 (RFC
+/// 8446 sections 4.4.4 and 5.2), alert 24. A server need not answer that.
+const HANDSHAKE_END: u32 = 104;
+/// Frames of HTTP/2 that no request is made of (RFC 9113 section 6): SETTINGS ACK 9, WINDOW_UPDATE 13, RST_STREAM 13, PING
+/// and GOAWAY 17, and a WINDOW_UPDATE with a PING, as clients that measure their bandwidth send them.
+const CONTROL_FRAMES: u32 = 30;
+/// Farewells of protocols in which the client speaks last: Terminate of PostgreSQL and COM_QUIT of MySQL take 5, QUIT of
+/// SMTP and memcached 6, unbind of LDAP 7, a heartbeat of AMQP 8.
+const FAREWELL: u32 = 8;
 
 /// The state that a server side connection goes to when it leaves ESTABLISHED or CLOSE_WAIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +58,15 @@ pub struct Closing {
     /// The last data segment came in after the last one went out, by the kernel's 4 ms clock. Only consulted where
     /// `known` is false.
     pub received_last: bool,
+    /// What its port speaks.
+    pub protocol: Protocol,
+    /// Bytes that the application read and wrote nothing after; the most there can be if that is not known. Only consulted
+    /// where `protocol` is not HTTP/1.
+    pub pending: u32,
+    /// The first or second exchange: with TLS, its handshake.
+    pub opening: bool,
+    /// Its port never answers, nor did it here.
+    pub one_way: bool,
 }
 
 /// What became of the last attempt on a connection.
@@ -59,10 +84,37 @@ pub enum Verdict {
 }
 
 /// The class of the last attempt on a connection that leaves ESTABLISHED or CLOSE_WAIT.
-///
-/// Order matters: the first cause wins.
 #[inline(always)]
 pub fn closing(c: &Closing) -> Verdict {
+    let verdict = as_http1(c);
+    if c.protocol.is_http1() && !c.one_way {
+        return verdict;
+    }
+    let Verdict::Lost(class, confidence) = verdict else { return verdict };
+    if !matches!(class, Class::Unread | Class::Unanswered | Class::Abandoned) {
+        return Verdict::Lost(class, confidence_of(c.protocol, class, confidence));
+    }
+    if c.one_way {
+        // What was read is where it should be; what was not is lost.
+        let is_lost = matches!(class, Class::Unread);
+        return if is_lost { Verdict::Lost(class, Confidence::Inferred) } else { Verdict::Served };
+    }
+    if c.protocol.client_speaks_last() && (c.client_fin || c.client_rst) {
+        return Verdict::Served;
+    }
+    if !is_chatter(c.protocol, c.unread.saturating_add(c.pending), c.opening) {
+        return Verdict::Lost(class, Confidence::Inferred);
+    }
+    // As if it had never come; the answer before it may be cut all the same.
+    match as_http1(&Closing { unread: 0, known: true, read: true, written_since_read: true, ..*c }) {
+        Verdict::Lost(class, _) => Verdict::Lost(class, Confidence::Inferred),
+        before @ (Verdict::Served | Verdict::Idle | Verdict::Pending) => before,
+    }
+}
+
+/// The same on a port of plain HTTP/1, without pipelining. Order matters: the first cause wins.
+#[inline(always)]
+fn as_http1(c: &Closing) -> Verdict {
     let confidence = if c.known { Confidence::Observed } else { Confidence::Inferred };
     let no_reply = if c.known {
         c.received && (!c.read || !c.written_since_read)
@@ -107,13 +159,44 @@ pub fn closing(c: &Closing) -> Verdict {
     Verdict::Served
 }
 
-/// What follows when a data segment reaches a connection that the server has closed already (reset with
-/// `TCP_ABORT_ON_DATA` or by a TIME_WAIT socket, or unread data in FIN_WAIT2): the class to add, if the attempts before
-/// it were all answered. `before` is the verdict at the close.
+/// So many bytes, with nothing written after them, are no request but what the protocol itself says.
 #[inline(always)]
-pub fn data_after_close(before: Verdict) -> Option<(Class, Confidence)> {
+fn is_chatter(protocol: Protocol, bytes: u32, opening: bool) -> bool {
+    match protocol {
+        Protocol::Unknown | Protocol::Http => false,
+        Protocol::Https | Protocol::Tls => bytes <= if opening { HANDSHAKE_END } else { CLOSE_NOTIFY },
+        Protocol::Multiplexed => bytes <= CONTROL_FRAMES,
+        Protocol::Raw => bytes <= FAREWELL,
+    }
+}
+
+/// The confidence of a loss on a port of this protocol, where that of plain HTTP/1 is given. What no payload decides is as
+/// sure as there; of requests on one HTTP/2 connection it is "at least one".
+#[inline(always)]
+pub fn confidence_of(protocol: Protocol, class: Class, as_http1: Confidence) -> Confidence {
+    let is_sure = match class {
+        Class::Refused | Class::Overflow | Class::Blackholed | Class::Misrouted => true,
+        Class::Unaccepted => !matches!(protocol, Protocol::Multiplexed),
+        Class::Unread | Class::Unanswered | Class::Truncated | Class::StaleReuse | Class::Abandoned => {
+            protocol.is_http1()
+        }
+    };
+    if is_sure { as_http1 } else { Confidence::Inferred }
+}
+
+/// What follows when a data segment of so many bytes reaches a connection that the server has closed already (reset with
+/// `TCP_ABORT_ON_DATA` or by a TIME_WAIT socket, or unread data in FIN_WAIT2): the class to add, if the attempts before
+/// it were all answered. `before` is the verdict at the close. 0 bytes: data of which only the FIN behind it is seen.
+#[inline(always)]
+pub fn data_after_close(before: Verdict, protocol: Protocol, bytes: u32) -> Option<(Class, Confidence)> {
     match before {
-        Verdict::Served | Verdict::Idle | Verdict::Pending => Some((Class::StaleReuse, Confidence::Observed)),
+        Verdict::Served | Verdict::Idle | Verdict::Pending => {
+            if is_chatter(protocol, bytes, false) {
+                return None;
+            }
+            let class = Class::StaleReuse;
+            Some((class, confidence_of(protocol, class, Confidence::Observed)))
+        }
         // The request that is lost already goes on arriving: one attempt, one class.
         Verdict::Lost(..) => None,
     }
@@ -122,6 +205,188 @@ pub fn data_after_close(before: Verdict) -> Option<(Class, Confidence)> {
 /// What follows when a connection whose verdict was [`Verdict::Pending`] is destroyed or reset before its FIN was
 /// acknowledged.
 #[inline(always)]
-pub fn died_pending() -> (Class, Confidence) {
-    (Class::Truncated, Confidence::Observed)
+pub fn died_pending(protocol: Protocol) -> (Class, Confidence) {
+    (Class::Truncated, confidence_of(protocol, Class::Truncated, Confidence::Observed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNREAD: Class = Class::Unread;
+    const UNANSWERED: Class = Class::Unanswered;
+    const ABANDONED: Class = Class::Abandoned;
+
+    /// A request was answered, and so many bytes were read after it without an answer; then the server closes.
+    fn read_after(protocol: Protocol, pending: u32) -> Closing {
+        Closing {
+            leaving: Leaving::Fin,
+            accepted: true,
+            client_fin: false,
+            client_rst: false,
+            unread: 0,
+            received: true,
+            read: true,
+            written_since_read: pending == 0,
+            unacked: false,
+            known: true,
+            received_last: false,
+            protocol,
+            pending,
+            opening: false,
+            one_way: false,
+        }
+    }
+
+    /// The same with bytes that were not read: the server's close is a reset.
+    fn unread_after(protocol: Protocol, unread: u32) -> Closing {
+        Closing { leaving: Leaving::Close, unread, ..read_after(protocol, 0) }
+    }
+
+    fn left_by_fin(before: Closing) -> Closing {
+        Closing { client_fin: true, ..before }
+    }
+
+    fn left_by_rst(before: Closing) -> Closing {
+        Closing { leaving: Leaving::Close, client_rst: true, ..before }
+    }
+
+    fn one_way(before: Closing) -> Closing {
+        Closing { one_way: true, ..before }
+    }
+
+    fn shown(verdict: Verdict) -> Option<(Class, Confidence)> {
+        match verdict {
+            Verdict::Lost(class, confidence) => Some((class, confidence)),
+            Verdict::Served | Verdict::Idle | Verdict::Pending => None,
+        }
+    }
+
+    /// What was read or received last, with nothing written after it, by protocol.
+    #[test]
+    fn what_is_outstanding_is_weighed_by_the_hint() {
+        use Protocol::{Http, Https, Multiplexed, Raw, Tls, Unknown};
+        let inferred = |class| Some((class, Confidence::Inferred));
+        let observed = |class| Some((class, Confidence::Observed));
+        for (case, facts, wanted) in [
+            ("plain: a byte is a request", read_after(Unknown, 1), observed(UNANSWERED)),
+            ("plain, by name", read_after(Http, 1), observed(UNANSWERED)),
+            ("plain, unread", unread_after(Http, 1), observed(UNREAD)),
+            ("plain, the client left", left_by_fin(read_after(Unknown, 7)), inferred(UNANSWERED)),
+            ("plain, the client reset", left_by_rst(read_after(Unknown, 7)), observed(ABANDONED)),
+            ("https: close_notify of TLS 1.3 is read", left_by_fin(read_after(Https, 24)), None),
+            ("https: and of TLS 1.2", read_after(Https, 31), None),
+            ("https: and with CBC", read_after(Https, 53), None),
+            ("https: one byte more is a request", read_after(Https, 54), inferred(UNANSWERED)),
+            ("https: close_notify is unread", left_by_fin(unread_after(Https, 24)), None),
+            ("https: a request is unread", unread_after(Https, 112), inferred(UNREAD)),
+            (
+                "https: a request is read, close_notify is not",
+                Closing { pending: 112, written_since_read: false, ..unread_after(Https, 24) },
+                inferred(UNREAD),
+            ),
+            (
+                "https: the client gives a request up",
+                left_by_rst(read_after(Https, 112)),
+                inferred(ABANDONED),
+            ),
+            ("https: the handshake ends", Closing { opening: true, ..read_after(Https, 80) }, None),
+            (
+                "https: so it does, and the client closes",
+                Closing { opening: true, ..read_after(Https, 104) },
+                None,
+            ),
+            (
+                "https: the handshake ends with a request",
+                Closing { opening: true, ..read_after(Https, 176) },
+                inferred(UNANSWERED),
+            ),
+            (
+                "https: the hello is unread",
+                Closing { opening: true, read: false, ..unread_after(Https, 517) },
+                inferred(UNREAD),
+            ),
+            ("tls: the client left after its last words", left_by_fin(read_after(Tls, 300)), None),
+            ("tls: the server closed first", read_after(Tls, 300), inferred(UNANSWERED)),
+            ("h2c: a WINDOW_UPDATE and a PING", read_after(Multiplexed, 30), None),
+            ("h2c: a SETTINGS ACK is unread", unread_after(Multiplexed, 9), None),
+            ("h2c: a request", read_after(Multiplexed, 31), inferred(UNANSWERED)),
+            ("h2c: a request is unread", unread_after(Multiplexed, 60), inferred(UNREAD)),
+            ("raw: the client left by FIN", left_by_fin(read_after(Raw, 300)), None),
+            ("raw: it left with its last words unread", left_by_fin(unread_after(Raw, 300)), None),
+            ("raw: it left by RST", left_by_rst(read_after(Raw, 300)), None),
+            ("raw: the server closed on a question", read_after(Raw, 300), inferred(UNANSWERED)),
+            ("raw: the server closed with one unread", unread_after(Raw, 300), inferred(UNREAD)),
+            ("raw: the server closed on a farewell", read_after(Raw, 8), None),
+            ("one-way: read and never answered", one_way(read_after(Unknown, 300)), None),
+            ("one-way: the client left", one_way(left_by_fin(read_after(Raw, 300))), None),
+            ("one-way: the client reset", one_way(left_by_rst(unread_after(Unknown, 300))), None),
+            ("one-way: unread bytes are lost", one_way(unread_after(Unknown, 300)), inferred(UNREAD)),
+            (
+                "one-way: and after the client's FIN",
+                one_way(left_by_fin(unread_after(Raw, 300))),
+                inferred(UNREAD),
+            ),
+        ] {
+            assert_eq!(shown(closing(&facts)), wanted, "{case}");
+        }
+    }
+
+    /// What a client says about the connection does not hide that the answer before it is cut.
+    #[test]
+    fn an_answer_under_way_is_judged_without_the_chatter_after_it() {
+        for protocol in [Protocol::Https, Protocol::Multiplexed] {
+            let facts = Closing { unacked: true, ..read_after(protocol, 24) };
+            assert_eq!(closing(&facts), Verdict::Pending, "{protocol:?}");
+            let facts = Closing { unacked: true, ..unread_after(protocol, 24) };
+            let cut = Verdict::Lost(Class::Truncated, Confidence::Inferred);
+            assert_eq!(closing(&facts), cut, "{protocol:?}");
+            assert_eq!(died_pending(protocol), (Class::Truncated, Confidence::Inferred));
+        }
+        assert_eq!(died_pending(Protocol::Http), (Class::Truncated, Confidence::Observed));
+    }
+
+    #[test]
+    fn data_after_the_close_is_a_request_if_it_is_large_enough_for_one() {
+        for (protocol, most) in [
+            (Protocol::Unknown, None),
+            (Protocol::Http, None),
+            (Protocol::Https, Some(53)),
+            (Protocol::Tls, Some(53)),
+            (Protocol::Multiplexed, Some(30)),
+            (Protocol::Raw, Some(8)),
+        ] {
+            let confidence = if protocol.is_http1() { Confidence::Observed } else { Confidence::Inferred };
+            let stale = Some((Class::StaleReuse, confidence));
+            for bytes in [0, 8, 9, 24, 30, 31, 53, 54, 1460] {
+                let wanted = if most.is_some_and(|most| bytes <= most) { None } else { stale };
+                for before in [Verdict::Served, Verdict::Idle, Verdict::Pending] {
+                    assert_eq!(
+                        data_after_close(before, protocol, bytes),
+                        wanted,
+                        "{protocol:?}, {bytes} bytes"
+                    );
+                }
+                let lost = Verdict::Lost(UNREAD, Confidence::Observed);
+                assert_eq!(data_after_close(lost, protocol, bytes), None, "{protocol:?}, lost before");
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_payload_decides_is_as_sure_with_every_protocol() {
+        for protocol in Protocol::ALL {
+            for class in Class::ALL {
+                let is_sure = protocol.is_http1()
+                    || matches!(
+                        class,
+                        Class::Refused | Class::Overflow | Class::Blackholed | Class::Misrouted
+                    )
+                    || class == Class::Unaccepted && protocol != Protocol::Multiplexed;
+                let confidence = confidence_of(protocol, class, Confidence::Observed);
+                assert_eq!(confidence == Confidence::Observed, is_sure, "{protocol:?} {class:?}");
+                assert_eq!(confidence_of(protocol, class, Confidence::Inferred), Confidence::Inferred);
+            }
+        }
+    }
 }

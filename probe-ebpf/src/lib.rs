@@ -9,5 +9,6 @@
 pub mod class;
 pub mod decide;
 pub mod fields;
+pub mod protocol;
 pub mod record;
 pub mod wire;

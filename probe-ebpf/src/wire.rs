@@ -153,6 +153,17 @@ pub const PORT_FOREIGN: u32 = 8;
 
 /// A service of the pod names it.
 pub const PORT_SERVICE: u32 = 16;
+/// Something was written there after something had been read.
+pub const PORT_ANSWERED: u32 = 32;
+/// Two bits: clients that said something and left by FIN without an answer, up to three. With all three and never
+/// [`PORT_ANSWERED`] the port is one-way.
+pub const PORT_SILENT: u32 = 64 | 128;
+/// What [`PORT_SILENT`] is counted by.
+pub const PORT_SILENT_ONE: u32 = 64;
+/// Three bits from here: the number of its [`crate::protocol::Protocol`]. Written by user space only.
+pub const PORT_PROTOCOL_SHIFT: u32 = 8;
+/// The bits of the protocol.
+pub const PORT_PROTOCOL: u32 = 7 << PORT_PROTOCOL_SHIFT;
 
 /// Value of the maps from network namespace or address to slot.
 #[repr(C)]

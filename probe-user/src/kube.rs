@@ -7,6 +7,7 @@ pub mod names;
 pub mod namespaces;
 pub mod objects;
 pub mod page;
+pub mod protocol;
 pub mod reduce;
 pub mod retry;
 pub mod store;

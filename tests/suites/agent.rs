@@ -38,6 +38,8 @@ mod overload;
 mod own_end;
 #[path = "agent/prometheus.rs"]
 mod prometheus;
+#[path = "agent/protocols.rs"]
+mod protocols;
 #[path = "agent/recorded.rs"]
 mod recorded;
 #[path = "agent/restart.rs"]
@@ -87,6 +89,7 @@ fn main() -> ExitCode {
         classes::trials(),
         controls::trials(),
         starved::trials(),
+        protocols::trials(),
         stopping::trials(),
         families::trials(),
         nginx::trials(),

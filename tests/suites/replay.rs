@@ -87,4 +87,5 @@ scenarios! {
     oom_then_crash
     sigkill_only
     prestop_ends_the_server
+    protocol_hints
 }

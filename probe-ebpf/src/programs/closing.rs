@@ -2,7 +2,8 @@
 
 use super::account::{self, Attempt};
 use super::connection::{
-    self, Connection, HAS_FIN, HAS_READ, IS_CLOSED, IS_COUNTED, IS_PROBE, IS_PROBE_CLIENT,
+    self, Connection, HAS_FIN, HAS_READ, IS_ADOPTED, IS_CLOSED, IS_COUNTED, IS_PROBE, IS_PROBE_CLIENT,
+    MAY_BE_ONE_WAY,
 };
 use super::identity;
 use super::load::{self, direct, tcp};
@@ -12,7 +13,7 @@ use aya_log_ebpf::debug;
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::decide::{self, Closing, Leaving, Verdict};
 use probe_ebpf::fields::Field;
-use probe_ebpf::wire::Closed;
+use probe_ebpf::wire::{Closed, PORT_ANSWERED, PORT_SILENT, PORT_SILENT_ONE};
 
 /// CLOSE_WAIT is entered.
 #[inline(always)]
@@ -42,11 +43,7 @@ fn met_at_close(sk: *const u8) -> Option<Connection> {
         return None;
     }
     // SAFETY: a live map value.
-    unsafe {
-        met.slot.slot = (*port).slot;
-        met.slot.generation = (*port).generation;
-        met.container = (*port).container;
-    }
+    met.belongs_to(unsafe { &*port });
     Some(met)
 }
 
@@ -79,7 +76,10 @@ pub(super) fn leaving(ctx: &BtfTracePointContext, sk: *const u8, old: i32, new: 
         }
         return;
     }
-    let closing = closing_of(sk, tp, &connection, old, new, !stored.is_null());
+    let mut closing = closing_of(sk, tp, &connection, old, new, !stored.is_null());
+    if connection.flags & MAY_BE_ONE_WAY != 0 {
+        closing.one_way = is_one_way(&connection, &closing, phase);
+    }
     let mut verdict = decide::closing(&closing);
     // What the client of a running pod gives up, it might have had answered.
     if matches!((verdict, phase), (Verdict::Lost(Class::Abandoned, _), Phase::Running)) {
@@ -131,7 +131,51 @@ fn closing_of(
         unacked: write_seq != direct::<u32>(tp, Field::SndUna),
         known,
         received_last: (sent.wrapping_sub(arrived) as i32) < 0,
+        protocol: connection.protocol(),
+        pending: if known { pending_of(tp, connection, fin && unread == 0, write_seq) } else { u32::MAX },
+        opening: connection.request <= 2,
+        one_way: false,
     }
+}
+
+/// Bytes that the application read and wrote nothing after; a FIN that it read has a sequence number too.
+#[inline(always)]
+fn pending_of(tp: *const u8, connection: &Connection, may_have_read_fin: bool, write_seq: u32) -> u32 {
+    if connection.flags & HAS_READ == 0 || write_seq != connection.wseq_read {
+        return 0;
+    }
+    if connection.flags & IS_ADOPTED != 0 && connection.request == 1 {
+        // Part of it may have been read before the connection was known.
+        return u32::MAX;
+    }
+    let read = direct::<u32>(tp, Field::CopiedSeq).wrapping_sub(connection.request_from);
+    read.saturating_sub(u32::from(may_have_read_fin))
+}
+
+/// Whether the connection's port never answers. What this connection shows of that is noted: an answer settles it, and so
+/// do a few clients that left content without one while the server lived.
+#[inline(always)]
+fn is_one_way(connection: &Connection, closing: &Closing, phase: Phase) -> bool {
+    let Some(port) = identity::port_of_connection(connection.slot, connection.local_port) else {
+        return false;
+    };
+    // SAFETY: a live map value. One read and one write, so that of two writers at one moment one is forgotten: one more
+    // connection has to tell.
+    let seen = unsafe { port.read_volatile() };
+    let is_answered = closing.read && closing.written_since_read;
+    let is_silent = closing.read && !closing.written_since_read && closing.client_fin;
+    let flags = if is_answered {
+        seen.flags | PORT_ANSWERED
+    } else if is_silent && !matches!(phase, Phase::Stopping) && seen.flags & PORT_SILENT != PORT_SILENT {
+        seen.flags + PORT_SILENT_ONE
+    } else {
+        seen.flags
+    };
+    if flags != seen.flags {
+        // SAFETY: as above.
+        unsafe { (*port).flags = flags };
+    }
+    seen.is_one_way() && !is_answered
 }
 
 /// Bytes received and not read; the client's FIN has a sequence number of its own until it is read.
@@ -236,12 +280,12 @@ pub(super) fn gone(sk: *const u8) {
     let fin = connection.flags & HAS_FIN != 0 || load::client_has_finished(sk);
     let unread = unread_of(tp, fin);
     let found = if unread > 0 {
-        decide::data_after_close(connection.verdict())
+        decide::data_after_close(connection.verdict(), connection.protocol(), unread)
     } else if matches!(connection.verdict(), Verdict::Pending)
         && !load::client_has_reset(sk)
         && !answer_arrived(tp)
     {
-        Some(decide::died_pending())
+        Some(decide::died_pending(connection.protocol()))
     } else {
         None
     };

@@ -5,7 +5,8 @@ use aya_ebpf::helpers::generated;
 use core::ptr;
 use probe_ebpf::class::{Class, Confidence};
 use probe_ebpf::decide::Verdict;
-use probe_ebpf::wire::{SlotRef, Tuple, anomaly};
+use probe_ebpf::protocol::Protocol;
+use probe_ebpf::wire::{PORT_ANSWERED, Port, SlotRef, Tuple, anomaly};
 
 /// One inbound connection of a watched pod, or a probe's client socket. All zero when made.
 #[repr(C)]
@@ -21,14 +22,18 @@ pub(super) struct Connection {
     pub(super) wseq_read: u32,
     /// Requests begun.
     pub(super) request: u32,
+    /// `copied_seq` after the last application read; kept if `HAS_CHATTER`.
+    pub(super) read_to: u32,
+    /// The same after the last read before the current request.
+    pub(super) request_from: u32,
     /// Phase at the start of the connection.
     pub(super) opened_phase: u8,
     /// Phase at the start of the current request.
     pub(super) request_phase: u8,
     /// Verdict at the close, see `verdict`.
     pub(super) verdict: u8,
-    /// Zero.
-    pub(super) reserved: u8,
+    /// Number of the protocol that its port spoke at the start.
+    pub(super) protocol: u8,
     /// Ports, host order.
     pub(super) peer_port: u16,
     /// See `peer_port`.
@@ -53,6 +58,10 @@ pub(super) const IS_PROBE_CLIENT: u32 = 16;
 pub(super) const IS_COUNTED: u32 = 32;
 /// It left ESTABLISHED or CLOSE_WAIT: `verdict` holds.
 pub(super) const IS_CLOSED: u32 = 64;
+/// Its protocol says things that are no requests: what was read last is measured.
+pub(super) const HAS_CHATTER: u32 = 128;
+/// Its port had not answered anybody when it began, and nothing says that it will.
+pub(super) const MAY_BE_ONE_WAY: u32 = 256;
 
 const SERVED: u8 = 1;
 const IDLE: u8 = 2;
@@ -67,10 +76,12 @@ impl Connection {
         flags: 0,
         wseq_read: 0,
         request: 0,
+        read_to: 0,
+        request_from: 0,
         opened_phase: 0,
         request_phase: 0,
         verdict: 0,
-        reserved: 0,
+        protocol: 0,
         peer_port: 0,
         local_port: 0,
         peer: [0; 2],
@@ -97,6 +108,27 @@ impl Connection {
             Verdict::Pending => PENDING,
             Verdict::Lost(..) => LOST,
         };
+    }
+
+    /// What its port speaks.
+    #[inline(always)]
+    pub(super) fn protocol(&self) -> Protocol {
+        Protocol::from_number(u32::from(self.protocol))
+    }
+
+    /// Takes over whose it is, and what its port speaks.
+    #[inline(always)]
+    pub(super) fn belongs_to(&mut self, port: &Port) {
+        self.slot = SlotRef { slot: port.slot, generation: port.generation };
+        self.container = port.container;
+        let protocol = port.protocol();
+        self.protocol = protocol as u8;
+        if !protocol.is_http1() {
+            self.flags |= HAS_CHATTER;
+        }
+        if protocol.may_be_one_way() && port.flags & PORT_ANSWERED == 0 {
+            self.flags |= MAY_BE_ONE_WAY;
+        }
     }
 
     /// The verdict at the close; a lost one without its class, which is counted already.

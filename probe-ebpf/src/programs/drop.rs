@@ -12,6 +12,7 @@ use super::packet::{self, ACK, Packet, RST, SYN};
 use super::reset::{attempt_of, counted, stale, tuple_of};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::class::{Class, Confidence, Phase};
+use probe_ebpf::decide::{self, Verdict};
 use probe_ebpf::wire::{Port, SlotRef};
 
 #[btf_tracepoint(function = "kfree_skb")]
@@ -48,7 +49,9 @@ pub(crate) fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
         blackholed(&port, &packet, packet::sent_ns(skb));
     } else if packet.flags & (SYN | RST) == 0 && packet.payload > 0 && reason != load::queue_purge() {
         // A purge is usually that of the socket's own unread data, which has its class.
-        data(&port, &packet);
+        if decide::data_after_close(Verdict::Served, port.protocol(), packet.payload).is_some() {
+            data(&port, &packet);
+        }
     }
     0
 }

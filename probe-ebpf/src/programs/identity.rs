@@ -111,6 +111,17 @@ pub(super) fn port(scope: u32, number: u16) -> Option<*mut Port> {
     Some(port)
 }
 
+/// The port that a connection of a slot came to: the slot's own, or the node's that is the slot's.
+#[inline(always)]
+pub(super) fn port_of_connection(slot: SlotRef, number: u16) -> Option<*mut Port> {
+    let port = maps::PORTS
+        .get_ptr_mut(PortKey { scope: slot.slot, port: number, reserved: 0 })
+        .or_else(|| maps::PORTS.get_ptr_mut(PortKey { scope: HOST_SCOPE, port: number, reserved: 0 }))?;
+    // SAFETY: a live map value.
+    let is_its_own = unsafe { (*port).slot == slot.slot && (*port).generation == slot.generation };
+    if is_its_own { Some(port) } else { None }
+}
+
 /// The port, if what comes there is a client's.
 #[inline(always)]
 pub(super) fn client_port(scope: u32, number: u16) -> Option<*mut Port> {

@@ -3,9 +3,11 @@
 
 use super::account::{self, Attempt};
 use super::packet::Packet;
-use super::reset::{attempt_of, tells_of_data, tuple_of};
+use super::reset::{attempt_of, tuple_of};
 use super::{identity, load, maps};
 use probe_ebpf::class::{Class, Confidence};
+use probe_ebpf::decide::{self, Verdict};
+use probe_ebpf::protocol::Protocol;
 use probe_ebpf::wire::{HOST_SCOPE, PORT_SEEN, SlotRef};
 
 /// A segment of a connection to the pod before, in the namespace of another; false if it is of no such connection.
@@ -18,7 +20,12 @@ pub(super) fn segment(scope: Option<u32>, packet: &Packet) -> bool {
     if scope == Some(slot.slot) || identity::valid(slot).is_none() {
         return false;
     }
-    if tells_of_data(packet) && account::count_once(remembered) {
+    let port = identity::port(slot.slot, packet.destination_port);
+    // SAFETY: a live map value.
+    let protocol = port.map_or(Protocol::Unknown, |port| unsafe { (*port).protocol() });
+    let is_request = decide::data_after_close(Verdict::Served, protocol, packet.payload).is_some();
+    // Here a bare FIN is reset whatever came before it: a client that leaves a connection that the old pod closed.
+    if packet.payload > 0 && is_request && account::count_once(remembered) {
         let phase = identity::phase(slot, closed.container);
         account::loss(&Attempt {
             request: closed.request,

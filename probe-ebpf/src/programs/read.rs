@@ -4,13 +4,15 @@
 //! after one empty look-up. `write_seq` is remembered here: whether it moved by the next read or the close is what
 //! "answered" means. Nothing is written to the ring.
 
-use super::connection::{self, Connection, HAS_READ, IS_ADOPTED, IS_PROBE, IS_PROBE_CLIENT, fill_ends};
+use super::connection::{
+    self, Connection, HAS_CHATTER, HAS_READ, IS_ADOPTED, IS_PROBE, IS_PROBE_CLIENT, MAY_BE_ONE_WAY, fill_ends,
+};
 use super::load::{self, direct, tcp};
 use super::{account, identity};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::class::Phase;
 use probe_ebpf::fields::Field;
-use probe_ebpf::wire::SlotRef;
+use probe_ebpf::wire::PORT_ANSWERED;
 
 #[btf_tracepoint(function = "tcp_rcv_space_adjust")]
 pub(crate) fn tcp_rcv_space_adjust(ctx: BtfTracePointContext) -> i32 {
@@ -40,12 +42,32 @@ pub(crate) fn tcp_rcv_space_adjust(ctx: BtfTracePointContext) -> i32 {
         // The listener may be older than the agent.
         identity::learn_init(load::current_task(), connection.container);
     }
-    if connection.flags & HAS_READ == 0 || connection.wseq_read != write_seq {
+    let is_next = connection.flags & HAS_READ == 0 || connection.wseq_read != write_seq;
+    if connection.flags & (HAS_CHATTER | MAY_BE_ONE_WAY) != 0 {
+        hinted(connection, tp, is_next);
+    }
+    if is_next {
         next_request(connection);
         connection.wseq_read = write_seq;
         connection.flags |= HAS_READ;
     }
     0
+}
+
+/// What plain HTTP/1 has no need of: how much was read since the last answer, and that the port answers.
+#[inline(always)]
+fn hinted(connection: &mut Connection, tp: *const u8, is_next: bool) {
+    if is_next {
+        connection.request_from = connection.read_to;
+    }
+    connection.read_to = direct(tp, Field::CopiedSeq);
+    if is_next && connection.request != 0 && connection.flags & MAY_BE_ONE_WAY != 0 {
+        connection.flags &= !MAY_BE_ONE_WAY;
+        if let Some(port) = identity::port_of_connection(connection.slot, connection.local_port) {
+            // SAFETY: a live map value; the next answer says it again if it is lost in a race.
+            unsafe { (*port).flags |= PORT_ANSWERED };
+        }
+    }
 }
 
 /// Something was written since the last read (or this is the first): the request before is answered, a new one begins.
@@ -92,12 +114,10 @@ fn adopt(sk: *const u8) {
         return;
     }
     // SAFETY: a live map value.
-    unsafe {
-        adopted.slot = SlotRef { slot: (*port).slot, generation: (*port).generation };
-        adopted.container = (*port).container;
-    }
+    adopted.belongs_to(unsafe { &*port });
     identity::learn_init(load::current_task(), adopted.container);
-    adopted.flags = HAS_READ | IS_ADOPTED;
+    adopted.flags |= HAS_READ | IS_ADOPTED;
+    adopted.read_to = direct(tp, Field::CopiedSeq);
     adopted.wseq_read = direct(tp, Field::WriteSeq);
     adopted.request = 1;
     adopted.request_phase = identity::phase(adopted.slot, adopted.container) as u8;

@@ -10,7 +10,7 @@ use super::packet::{self, ACK, FIN, Packet, RST, SYN};
 use super::{closing, identity, misrouted};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::class::{Class, Confidence, Phase};
-use probe_ebpf::decide;
+use probe_ebpf::decide::{self, Verdict};
 use probe_ebpf::fields::Field;
 use probe_ebpf::wire::{CLOSED_COUNTED, Closed, PORT_SEEN, Port, SlotRef, Tuple};
 
@@ -66,7 +66,8 @@ fn on_closed(sk: *const u8, skb: *const u8) {
     if !tells_of_data(&packet) {
         return;
     }
-    if let Some((class, confidence)) = decide::data_after_close(connection.verdict()) {
+    let found = decide::data_after_close(connection.verdict(), connection.protocol(), packet.payload);
+    if let Some((class, confidence)) = found {
         closing::after_close(connection, class, confidence, packet.payload);
     }
 }
@@ -76,7 +77,7 @@ fn on_closed(sk: *const u8, skb: *const u8) {
 /// or met the socket on its way to TIME_WAIT (TCP_CLOSE). After the reset nothing is sent again, so the FIN is all that
 /// is left of that request.
 #[inline(always)]
-pub(super) fn tells_of_data(packet: &Packet) -> bool {
+fn tells_of_data(packet: &Packet) -> bool {
     packet.payload > 0 || packet.flags & (FIN | SYN | RST) == FIN
 }
 
@@ -101,6 +102,11 @@ fn time_wait(sk: *const u8, skb: *const u8) {
 /// Counts a request on a connection that the server had closed, once for its tuple.
 #[inline(always)]
 pub(super) fn stale(port: &Port, packet: &Packet, confidence: Confidence) {
+    let protocol = port.protocol();
+    if decide::data_after_close(Verdict::Served, protocol, packet.payload).is_none() {
+        return;
+    }
+    let confidence = decide::confidence_of(protocol, Class::StaleReuse, confidence);
     let slot = SlotRef { slot: port.slot, generation: port.generation };
     let tuple = tuple_of(packet);
     let phase = identity::phase(slot, port.container);
@@ -196,14 +202,9 @@ fn half_open(port: *mut Port, packet: &Packet) {
         // SAFETY: a live map value; the worst of a race is one handshake too many.
         unsafe { (*port).half_open -= 1 };
         account::remember(&tuple, &counted(&seen, phase));
-        account::loss(&attempt_of(
-            slot,
-            seen.container,
-            packet,
-            Class::Unaccepted,
-            Confidence::Observed,
-            phase,
-        ));
+        let class = Class::Unaccepted;
+        let confidence = decide::confidence_of(seen.protocol(), class, Confidence::Observed);
+        account::loss(&attempt_of(slot, seen.container, packet, class, confidence, phase));
     } else if packet.payload > 0 && !matches!(phase, Phase::Running) {
         // Its TIME_WAIT is over: the client did not look for a minute.
         stale(&seen, packet, Confidence::Inferred);

@@ -4,7 +4,7 @@
 //! one empty storage look-up at its end. The decision about a closing connection is taken here. With a full ring only
 //! evidence is lost.
 
-use super::connection::{self, Connection, IS_PROBE};
+use super::connection::{self, Connection, HAS_CHATTER, IS_PROBE};
 use super::load::{self, direct, tcp};
 use super::{account, closing, identity, listener, probe};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
@@ -78,10 +78,9 @@ fn established(sk: *const u8) {
         return;
     }
     // SAFETY: a live map value.
-    unsafe {
-        ends.slot.slot = (*port).slot;
-        ends.slot.generation = (*port).generation;
-        ends.container = (*port).container;
+    ends.belongs_to(unsafe { &*port });
+    if ends.flags & HAS_CHATTER != 0 {
+        ends.read_to = direct(tp, Field::CopiedSeq);
     }
     let phase = identity::phase(ends.slot, ends.container);
     ends.opened_phase = phase as u8;

@@ -1,6 +1,7 @@
 //! Kernel-map changes that the core asks for: the one arrow back from conclusions to facts. The agent's `kernel` module
 //! applies them in order; a failed one comes back as an anomaly event.
 
+use probe_ebpf::protocol::Protocol;
 use probe_ebpf::wire::SlotRef;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -51,6 +52,9 @@ pub enum Command {
         probe: bool,
         /// A service of the pod names it.
         service: bool,
+        /// What it speaks, as far as anything says.
+        #[serde(default, skip_serializing_if = "Protocol::is_unknown")]
+        protocol: Protocol,
     },
     /// Whether services name some of the pod's ports, so that what comes to the others is no client's.
     SetServed {

@@ -2,6 +2,7 @@
 //! endpoints move between slices (absent in one is not removed) and may be in two at once.
 
 use crate::event::{Key, Service, Slice};
+use crate::ports::{Hint, best_hints};
 use crate::time::Mono;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -216,6 +217,18 @@ impl Endpoints {
             .collect()
     }
 
+    /// What these services together say that the pod's ports speak.
+    pub(crate) fn hints(&self, services: impl Iterator<Item = Key>, uid: &str) -> BTreeMap<u16, Hint> {
+        let mut hints = Vec::new();
+        for service in services {
+            let slices = self.slices_of(&service).filter(|slice| !slice.hints.is_empty());
+            let slices =
+                slices.filter(|slice| slice.endpoints.iter().any(|endpoint| endpoint.pod_uid == uid));
+            slices.for_each(|slice| hints.extend(&slice.hints));
+        }
+        best_hints(hints.iter().copied())
+    }
+
     /// The services of a namespace that have the pod in a slice.
     pub(crate) fn services_of(&self, namespace: &str, uid: &str) -> BTreeSet<Key> {
         let first = Key { namespace: namespace.to_owned(), name: String::new() };
@@ -264,7 +277,7 @@ mod tests {
                 terminating: *terminating,
             })
             .collect();
-        Slice { key: key(name), service: "api".to_owned(), ports: vec![8080], endpoints }
+        Slice { key: key(name), service: "api".to_owned(), ports: vec![8080], hints: Vec::new(), endpoints }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use crate::time::Mono;
 use probe_ebpf::class::{Class, Confidence, Phase};
+use probe_ebpf::protocol::Protocol;
 use probe_ebpf::wire::{Counters, SlotRef};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -208,6 +209,8 @@ pub struct Pod {
     pub ports: Vec<u16>,
     /// TCP ports that its spec's probes go to.
     pub probe_ports: Vec<u16>,
+    /// What its ports' names and its probes say that they speak.
+    pub hints: Vec<PortHint>,
     /// Deletion, once requested.
     pub deletion: Option<Deletion>,
     /// Phase Succeeded or Failed.
@@ -224,6 +227,31 @@ pub struct Pod {
     pub has_prestop: bool,
     /// Its containers (sidecars too) as the status has them.
     pub containers: Vec<ContainerStatus>,
+}
+
+/// What something in the API says that a port speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PortHint {
+    /// Number on the pod.
+    pub port: u16,
+    /// What says so.
+    pub source: HintSource,
+    /// What it speaks.
+    pub protocol: Protocol,
+}
+
+/// What says that a port speaks a protocol; a later one is more to be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HintSource {
+    /// The kind of a probe.
+    Probe,
+    /// The name of a container's port.
+    ContainerPort,
+    /// The name of a Service's port.
+    ServicePort,
+    /// `appProtocol` of a Service's port.
+    AppProtocol,
 }
 
 /// `deletionTimestamp` and `deletionGracePeriodSeconds`. The timestamp is the deadline, not the request.
@@ -277,6 +305,8 @@ pub struct Slice {
     pub service: String,
     /// TCP ports.
     pub ports: Vec<u16>,
+    /// What the Service says that they speak.
+    pub hints: Vec<PortHint>,
     /// Endpoints that are pods.
     pub endpoints: Vec<Endpoint>,
 }

@@ -17,6 +17,7 @@ mod ledger;
 pub mod limits;
 pub mod monitor;
 mod pods;
+mod ports;
 mod reorder;
 mod report;
 pub mod saved;

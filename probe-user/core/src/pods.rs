@@ -4,6 +4,7 @@ use crate::endpoints::Membership;
 use crate::episode::Episode;
 use crate::event::{Loss, Pod};
 use crate::ledger::Ledger;
+use crate::ports::PortUse;
 use crate::slots::PodIx;
 use crate::time::Mono;
 use crate::totals::WorkloadIx;
@@ -85,16 +86,6 @@ impl Container {
         self.killed.is_some()
             || self.exit.is_some_and(|(_, status)| status.is_some_and(|status| status & 0x7f == 9))
     }
-}
-
-/// What a port of a pod is named by, besides its spec's list of ports.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct PortUse {
-    /// By a probe.
-    pub(crate) probe: bool,
-    /// By a service.
-    pub(crate) service: bool,
 }
 
 /// A listener that closed with no other left on its port.

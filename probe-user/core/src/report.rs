@@ -4,6 +4,7 @@ use crate::endpoints::Stage;
 use crate::episode::End;
 use crate::event::Workload;
 use crate::pods::Container;
+use crate::ports::PortUse;
 use crate::termination::{
     BySource, Connections, ContainerEnd, Evidence, Lost, Name, PodName, Requests, State, Step, StepSource,
     Termination, TimelineStep,
@@ -108,7 +109,10 @@ fn evidence(end: End<'_>) -> Vec<Evidence> {
         .evidence
         .items
         .iter()
-        .map(|(at, _, loss)| Evidence::of(loss, wall(end, loss.attempted.unwrap_or(*at))))
+        .map(|(at, _, loss)| {
+            let protocol = end.pod.ports.get(&loss.local.port).map(PortUse::protocol).unwrap_or_default();
+            Evidence::of(loss, protocol, wall(end, loss.attempted.unwrap_or(*at)))
+        })
         .collect();
     all.sort_by_key(|evidence| evidence.at);
     all

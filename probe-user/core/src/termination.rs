@@ -5,6 +5,8 @@ use crate::event::{Loss, Workload};
 use crate::time::Mono;
 use crate::wallclock::Timestamp;
 use probe_ebpf::class::{Class, Confidence, Phase};
+use probe_ebpf::decide::confidence_of;
+use probe_ebpf::protocol::Protocol;
 use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Cow;
@@ -263,7 +265,8 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    pub(crate) fn of(loss: &Loss, at: Timestamp) -> Self {
+    /// `protocol`: what its port speaks.
+    pub(crate) fn of(loss: &Loss, protocol: Protocol, at: Timestamp) -> Self {
         let arrival = match (loss.late_connection, loss.late) {
             (true, _) => "on a late connection",
             (false, true) => "late, on an older connection",
@@ -275,6 +278,9 @@ impl Evidence {
         }
         if loss.unacked > 0 {
             detail.push_str(&format!(", {} bytes not acknowledged", loss.unacked));
+        }
+        if confidence_of(protocol, loss.class, Confidence::Observed) == Confidence::Inferred {
+            detail.push_str(", at least one request of its connection");
         }
         Self {
             at,

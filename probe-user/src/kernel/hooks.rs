@@ -79,8 +79,8 @@ pub(super) const PROGRAMS: &[Program] = &[
         hook: "tcp_rcv_space_adjust",
         arguments: 1,
         fields: &[
-            State, LocalPort, Net, NetCookie, WriteSeq, SourcePort, PeerPort, PeerV4, LocalV4, PeerV6,
-            LocalV6,
+            State, LocalPort, Net, NetCookie, WriteSeq, CopiedSeq, SourcePort, PeerPort, PeerV4, LocalV4,
+            PeerV6, LocalV6,
         ],
         feature: "telling answered requests from unanswered ones",
     },

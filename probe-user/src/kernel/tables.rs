@@ -6,7 +6,8 @@ use probe_core::command::Command;
 use probe_core::monitor::KernelTables;
 use probe_ebpf::wire::{
     self, CLOSED_NS, Closed, Container, Control, Counters, HOST_SCOPE, NONE, PORT_DECLARED, PORT_PROBE,
-    PORT_SERVICE, Port, PortKey, SLOT_DELETING, SLOT_SERVED, Slot, SlotRef, Tuple, anomaly,
+    PORT_PROTOCOL, PORT_PROTOCOL_SHIFT, PORT_SERVICE, Port, PortKey, SLOT_DELETING, SLOT_SERVED, Slot,
+    SlotRef, Tuple, anomaly,
 };
 use std::net::IpAddr;
 use thiserror::Error;
@@ -140,10 +141,16 @@ impl Tables {
                 self.next_epoch()
             }
             Command::RemoveAddress { address, slot } => self.remove_address(address, slot),
-            Command::AddPort { slot, host_network, port, probe, service } => {
+            Command::AddPort { slot, host_network, port, probe, service, protocol } => {
                 let uses = [(probe, PORT_PROBE), (service, PORT_SERVICE)];
                 let flags = uses.into_iter().filter(|(is_used, _)| *is_used).map(|(_, flag)| flag);
-                self.add_port(slot, host_network, port, flags.fold(PORT_DECLARED, |all, flag| all | flag))
+                let spoken = (protocol as u32) << PORT_PROTOCOL_SHIFT;
+                self.add_port(
+                    slot,
+                    host_network,
+                    port,
+                    flags.fold(PORT_DECLARED | spoken, |all, flag| all | flag),
+                )
             }
             Command::AddContainer { container, cgroup, slot } => {
                 let known = self.containers.get(&container, 0).map_err(failed("read a container"))?.0;
@@ -262,10 +269,11 @@ impl Tables {
             }
             _ => fresh,
         };
-        if value.flags | flags == value.flags {
+        let now = value.flags & !PORT_PROTOCOL | flags;
+        if now == value.flags {
             return Ok(());
         }
-        value.flags |= flags;
+        value.flags = now;
         self.ports.insert(key, Plain(value), 0).map_err(failed("add a port"))
     }
 

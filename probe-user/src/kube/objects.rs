@@ -205,6 +205,8 @@ pub struct ProbeTarget {
     pub host: Option<String>,
     /// Port.
     pub port: Option<IntOrString>,
+    /// `HTTP` or `HTTPS`; of HTTP probes only.
+    pub scheme: Option<String>,
 }
 
 /// A number or the name of a port.
@@ -350,8 +352,12 @@ pub struct SliceObject {
 
 /// A port of a slice.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 pub struct SlicePort {
+    /// The Service's name for it.
+    pub name: Option<String>,
+    /// The Service's `appProtocol`.
+    pub app_protocol: Option<String>,
     /// Number.
     pub port: Option<i64>,
     /// TCP if absent.

@@ -6,9 +6,13 @@ use crate::kube::objects::{
     Container, ContainerStatus as StatusObject, EndpointObject, Identified, Identity, IntOrString, PodObject,
     PodStatus, Probe, ServiceObject, SliceObject,
 };
+use crate::kube::protocol;
 use crate::kube::workload::workload_of;
 use jiff::Timestamp;
-use probe_core::event::{ContainerStatus, Deletion, Endpoint, Key, Pod, Service, Slice};
+use probe_core::event::{
+    ContainerStatus, Deletion, Endpoint, HintSource, Key, Pod, PortHint, Service, Slice,
+};
+use probe_ebpf::protocol::Protocol;
 use std::net::IpAddr;
 
 /// Most endpoints of one slice that are read: the API's own limit (discovery.k8s.io/v1 validation).
@@ -68,6 +72,7 @@ pub fn pod(identity: &Identity, json: &str) -> Option<Reduced<Pod>> {
         addresses: addresses(&status, &mut odd),
         ports: declared_ports(&containers, &mut odd),
         probe_ports: probe_ports(&containers, &mut odd),
+        hints: hints(&containers),
         deletion,
         terminal: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
         ready: condition(&status, "Ready").is_some(),
@@ -98,17 +103,22 @@ pub fn slice(identity: &Identity, json: &str) -> Option<Reduced<Slice>> {
     let SliceObject { metadata, ports, endpoints } = serde_json::from_str(json).ok()?;
     let mut odd = u64::try_from(endpoints.len().saturating_sub(ENDPOINTS_MAX)).unwrap_or(u64::MAX);
     let service = metadata.labels.service_name.filter(|name| is_subdomain(name)).unwrap_or_default();
-    let mut tcp: Vec<u16> = Vec::new();
+    let (mut tcp, mut hints): (Vec<u16>, Vec<PortHint>) = (Vec::new(), Vec::new());
     for port in ports.iter().take(PARTS_MAX).filter(|port| is_tcp(port.protocol.as_deref())) {
         // Without a number a port means all ports.
-        tcp.extend(port.port.and_then(|number| port_of(number, &mut odd)));
+        let Some(number) = port.port.and_then(|number| port_of(number, &mut odd)) else { continue };
+        tcp.push(number);
+        let by_app = port.app_protocol.as_deref().and_then(protocol::of_app_protocol);
+        let by_name = port.name.as_deref().and_then(protocol::of_port_name);
+        hints.extend(hint(number, HintSource::AppProtocol, by_app));
+        hints.extend(hint(number, HintSource::ServicePort, by_name));
     }
     tcp.sort_unstable();
     tcp.dedup();
     let endpoints =
         endpoints.iter().take(ENDPOINTS_MAX).filter_map(|endpoint| endpoint_of(endpoint, &mut odd)).collect();
     let key = Key { namespace: identity.namespace.clone(), name: identity.name.clone() };
-    Some(Reduced { fact: Slice { key, service, ports: tcp, endpoints }, odd })
+    Some(Reduced { fact: Slice { key, service, ports: tcp, hints, endpoints }, odd })
 }
 
 fn endpoint_of(endpoint: &EndpointObject, odd: &mut u64) -> Option<Endpoint> {
@@ -152,6 +162,31 @@ fn declared_ports(containers: &[&Container], odd: &mut u64) -> Vec<u16> {
     ports.sort_unstable();
     ports.dedup();
     ports
+}
+
+/// What names of ports and kinds of probes say. Odd values are counted where the ports are.
+fn hints(containers: &[&Container]) -> Vec<PortHint> {
+    let mut hints = Vec::new();
+    for container in containers {
+        for port in container.ports.iter().take(PARTS_MAX).filter(|port| is_tcp(port.protocol.as_deref())) {
+            let said = port.name.as_deref().and_then(protocol::of_port_name);
+            let number = port_of(port.container_port.unwrap_or(0), &mut 0);
+            hints.extend(number.and_then(|number| hint(number, HintSource::ContainerPort, said)));
+        }
+        let probes = [&container.liveness_probe, &container.readiness_probe, &container.startup_probe];
+        for probe in probes.into_iter().flatten() {
+            let number = probe_port(container, probe, &mut 0);
+            hints
+                .extend(number.and_then(|number| hint(number, HintSource::Probe, protocol::of_probe(probe))));
+        }
+    }
+    hints.sort_unstable();
+    hints.dedup();
+    hints
+}
+
+fn hint(port: u16, source: HintSource, said: Option<Protocol>) -> Option<PortHint> {
+    said.map(|protocol| PortHint { port, source, protocol })
 }
 
 fn probe_ports(containers: &[&Container], odd: &mut u64) -> Vec<u16> {

@@ -159,6 +159,8 @@ pub struct Evidence {
     pub local: SocketAddr,
     /// Number of the request on its connection.
     pub request: u32,
+    /// What else the kernel saw.
+    pub detail: String,
     /// How many attempts it stands for.
     #[serde(default = "one")]
     pub attempts: u64,

@@ -2,10 +2,10 @@
 //!
 //! Each scene has a pod of its own, so that a number in the wrong place names its scene. Each pod loses one request on purpose while it runs
 //! and one while it stops; both are counted exactly once, so that a zero is never the zero of a pod that nobody watched. What no sequence number
-//! tells from a lost request is here too, with what it is taken for on a port of unknown protocol.
+//! tells from a lost request is here twice: with what it is taken for on a port of plain HTTP/1, and where the Service says what its port speaks.
 
 #[path = "controls/place.rs"]
-mod place;
+pub(crate) mod place;
 #[path = "controls/scenes.rs"]
 mod scenes;
 
@@ -26,7 +26,7 @@ use world::{PodTemplate, World};
 use crate::site::{LOST, NAMESPACE, Site, wait_exited, wait_stopped, workload};
 use crate::{SETTLING, SOON, trial};
 use place::{PORT, Place, TIMES, connect, read_end, request};
-use scenes::{Played, SCENES, SCRAPED, Scene};
+use scenes::{HTTP, Played, SCENES, SCRAPED, Scene};
 
 /// The pods' time in the phase `deleting`: far more than their scenes take.
 const PRESTOP_SECONDS: u64 = 7;
@@ -74,7 +74,7 @@ fn controls() -> anyhow::Result<()> {
     // A new series is held at 0 for a moment.
     site.until("each running pod's one loss", || {
         let metrics = site.agent.metrics()?;
-        let is_shown = |act: &Act| lost(&metrics, act.scene.name, "running").contains_key(&unanswered());
+        let is_shown = |act: &Act| lost(&metrics, act.scene.name, "running").contains_key(&act.unanswered());
         Ok(acts.iter().all(is_shown))
     })?;
 
@@ -119,7 +119,8 @@ fn set_up(site: &Site) -> anyhow::Result<Vec<Act>> {
     for scene in SCENES {
         let (store, node) = (site.world.store(), site.world.node_name());
         let deployment = Deployment::create(store, node, NAMESPACE, scene.name, 1, &template(scene))?;
-        site.world.service(NAMESPACE, scene.name, scene.name)?;
+        let (port_name, app_protocol) = scene.speaks;
+        site.world.service_speaking(NAMESPACE, scene.name, scene.name, port_name, app_protocol)?;
         deployments.push((scene, deployment));
     }
     let mut acts = Vec::new();
@@ -179,11 +180,6 @@ fn all(acts: &[Act], judge: impl Fn(&Act) -> anyhow::Result<()>) -> anyhow::Resu
     Ok(())
 }
 
-/// A request that the server read and did not answer.
-fn unanswered() -> (String, String) {
-    ("unanswered".to_owned(), "observed".to_owned())
-}
-
 /// The lost requests that the metrics have of a workload in a phase.
 fn lost(metrics: &Metrics, name: &str, phase: &str) -> Losses {
     let (workload, phase) = (workload(name), format!("phase=\"{phase}\""));
@@ -203,6 +199,12 @@ fn lost(metrics: &Metrics, name: &str, phase: &str) -> Losses {
 }
 
 impl Act {
+    /// A request that the server read and did not answer.
+    fn unanswered(&self) -> (String, String) {
+        let confidence = if self.scene.speaks == HTTP { "observed" } else { "inferred" };
+        ("unanswered".to_owned(), confidence.to_owned())
+    }
+
     fn play(&mut self, phase: Phase) -> anyhow::Result<()> {
         let closed = self.scene.closes && phase == Phase::Stopping;
         let Played { connections, kept } = (self.scene.play)(&self.place, closed)?;
@@ -223,7 +225,9 @@ impl Act {
                 return Ok(None);
             }
             let mut stream = connect(address)?;
-            stream.write_all(request("GET /drop", "").as_bytes())?;
+            // Longer than what any protocol says of itself.
+            let padding = format!("X-Padding: {}\r\n", "x".repeat(100));
+            stream.write_all(request("GET /drop", &padding).as_bytes())?;
             read_end(&mut stream)?;
             Ok(Some(stream.local_addr()?))
         })?
@@ -232,7 +236,8 @@ impl Act {
     /// What should be counted: so many requests that were lost on purpose, and what the scene is taken for.
     fn wanted(&self, phase: Phase, positives: u64) -> anyhow::Result<Losses> {
         let is_refused = self.scene.closes && phase != Phase::Running;
-        let positive = if is_refused { ("refused".to_owned(), "observed".to_owned()) } else { unanswered() };
+        let positive =
+            if is_refused { ("refused".to_owned(), "observed".to_owned()) } else { self.unanswered() };
         let mut wanted = Losses::from([(positive, positives)]);
         if let Some(loss) = self.scene.taken_for {
             let phases = if phase == Phase::Running { u64::from(loss.running) } else { 2 };

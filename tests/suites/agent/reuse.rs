@@ -36,6 +36,8 @@ fn reuse(port: u16) -> anyhow::Result<()> {
     let target = address_of(&site.world, &old.pods()[0])?;
     // A client that has lost its connection is back two seconds later only, when the next pod serves.
     let mut kept = Load::start(&site.world, target, "--keepalive 40 --keepalive-rate 0.5 --blind")?;
+    // These look, and leave when the old pod has closed: the FIN of some meets the next pod.
+    let looking = Load::start(&site.world, target, "--keepalive 20 --keepalive-rate 0.5 --log-all")?;
     let mut fresh = Load::start(&site.world, target, "--new 40 --new-rate 10")?;
     kept.run_for(Duration::from_millis(2500))?;
     let pods = old.delete_pods()?;
@@ -54,7 +56,9 @@ fn reuse(port: u16) -> anyhow::Result<()> {
     ensure!(created - removed < 1_000_000_000, "reused only after {} ns", created - removed);
     kept.run_for(Duration::from_millis(2500))?;
     let kept = kept.stop()?;
-    let mut attempts = [fresh.attempts, kept.attempts].concat();
+    let looking = looking.stop()?;
+    ensure!(looking.summary.total.found_closed > 0, "nobody left");
+    let mut attempts = [fresh.attempts, kept.attempts, looking.attempts].concat();
     if port != target.port() {
         // Sent there by rules that are late.
         let arguments = format!("--new 4 --max-requests {ASTRAY}");

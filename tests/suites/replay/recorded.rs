@@ -4,6 +4,7 @@
 
 use probe_ebpf::class::{Class, Confidence};
 use probe_ebpf::decide::{Closing, Leaving, Verdict, closing, data_after_close, died_pending};
+use probe_ebpf::protocol::Protocol;
 use std::collections::BTreeSet;
 
 /// Class and confidence in the words of the table; what follows a close decides last.
@@ -18,7 +19,7 @@ fn verdict_of(facts: &Closing, after: &[&str]) -> String {
         match *event {
             "fin_acked" => acked = true,
             "data_after_close" => {
-                let more = data_after_close(before);
+                let more = data_after_close(before, facts.protocol, 27);
                 assert!(lost.is_none() || more.is_none(), "one attempt, one class");
                 lost = lost.or(more);
             }
@@ -26,7 +27,7 @@ fn verdict_of(facts: &Closing, after: &[&str]) -> String {
         }
     }
     if before == Verdict::Pending && !acked {
-        lost = Some(died_pending());
+        lost = Some(died_pending(facts.protocol));
     }
     match lost {
         None if before == Verdict::Idle => "idle".to_owned(),
@@ -89,6 +90,10 @@ fn rows() -> Vec<Row<'static>> {
                 unacked: yes(unacked),
                 known: true,
                 received_last: false,
+                protocol: Protocol::Unknown,
+                pending: 0,
+                opening: false,
+                one_way: false,
             };
             Row { run, facts, after: after.split(',').filter(|word| *word != "-").collect(), want, note }
         })

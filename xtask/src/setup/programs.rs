@@ -21,6 +21,7 @@ pub(super) const WORLD: &[Program] = &[
     ("nginx", "nginx", "a real server as a pod"),
     ("prometheus", "prometheus", "scrapes the agent in a test"),
     ("promtool", "prometheus", "checks the exposition"),
+    ("python3", "python3", "TLS servers and clients"),
     ("unshare", "util-linux", "pid namespaces of the pods"),
 ];
 

@@ -4,7 +4,8 @@ use super::Monitor;
 use crate::episode::{End, Episode};
 use crate::event::{Anomaly, Key, Pod, Service, Slice, WatchHealth, WatchKind};
 use crate::limits::SECOND;
-use crate::pods::{Container, MAX_CONTAINERS, MAX_PORTS, MAX_SERVICES, PodState, PortUse};
+use crate::pods::{Container, MAX_CONTAINERS, MAX_PORTS, MAX_SERVICES, PodState};
+use crate::ports::{PortUse, best_hints};
 use crate::time::Mono;
 use std::collections::BTreeSet;
 
@@ -12,6 +13,8 @@ use std::collections::BTreeSet;
 pub(super) const MAX_NAME: usize = 253;
 /// Addresses of one pod: one per family, and some.
 const MAX_ADDRESSES: usize = 16;
+/// Hints of one pod: its containers' ports and their probes.
+const MAX_HINTS: usize = 2 * MAX_PORTS;
 /// Addresses of the node itself: dual stack, and what they were before.
 const MAX_NODE_ADDRESSES: usize = 64;
 /// A deletion whose request lies further from its receipt than this is a garbage timestamp or another clock.
@@ -65,8 +68,10 @@ impl Monitor {
             let room = MAX_NODE_ADDRESSES.saturating_sub(self.node_addresses.len());
             self.node_addresses.extend(fact.addresses.iter().take(room));
         }
+        let hints = best_hints(fact.hints.iter());
         let with = |ports: &[u16], probe| -> Vec<(u16, PortUse)> {
-            ports.iter().map(|port| (*port, PortUse { probe, service: false })).collect()
+            let port_use = |port| PortUse { probe, service: false, hint: hints.get(port).copied() };
+            ports.iter().map(|port| (*port, port_use(port))).collect()
         };
         let (ports, probe_ports) = (with(&fact.ports, false), with(&fact.probe_ports, true));
         if pod.done {
@@ -291,8 +296,14 @@ impl Monitor {
         if status.present {
             pod.services.entry(service.name.clone()).or_default().names_ports = !ports.is_empty();
         }
+        let services = pod.services.keys().map(|name| Key { name: name.clone(), ..service.clone() });
+        let hints = self.endpoints.hints(services, &pod.uid);
         for port in ports {
-            self.add_port(pod, port, PortUse { probe: false, service: true });
+            self.add_port(
+                pod,
+                port,
+                PortUse { probe: false, service: true, hint: hints.get(&port).copied() },
+            );
         }
         self.update_served(pod);
         let is_fallback = pod.services.iter().any(|(name, membership)| {
@@ -380,10 +391,12 @@ fn cut(fact: &mut Pod) -> bool {
     let is_long = fact.addresses.len() > MAX_ADDRESSES
         || fact.ports.len() > MAX_PORTS
         || fact.probe_ports.len() > MAX_PORTS
+        || fact.hints.len() > MAX_HINTS
         || fact.containers.len() > MAX_CONTAINERS;
     fact.addresses.truncate(MAX_ADDRESSES);
     fact.ports.truncate(MAX_PORTS);
     fact.probe_ports.truncate(MAX_PORTS);
+    fact.hints.truncate(MAX_HINTS);
     fact.containers.truncate(MAX_CONTAINERS);
     is_long
 }

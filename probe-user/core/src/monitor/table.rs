@@ -3,7 +3,8 @@
 use super::{Monitor, Timer};
 use crate::command::Command;
 use crate::event::Anomaly;
-use crate::pods::{Container, MAX_CONTAINERS, MAX_PORTS, PodState, PortUse};
+use crate::pods::{Container, MAX_CONTAINERS, MAX_PORTS, PodState};
+use crate::ports::PortUse;
 use crate::slots::PodIx;
 use crate::time::Mono;
 use probe_ebpf::wire::SlotRef;
@@ -156,8 +157,7 @@ impl Monitor {
 
     pub(super) fn add_port(&mut self, pod: &mut PodState, port: u16, more: PortUse) {
         let known = pod.ports.get(&port).copied();
-        let PortUse { probe, service } = known.unwrap_or_default();
-        let now = PortUse { probe: probe || more.probe, service: service || more.service };
+        let now = known.unwrap_or_default().and(more);
         if port == 0 || known == Some(now) {
             return;
         }
@@ -168,8 +168,7 @@ impl Monitor {
         pod.ports.insert(port, now);
         let host_network = pod.fact.as_ref().is_some_and(|fact| fact.host_network);
         if let Some(slot) = pod.slot {
-            let PortUse { probe, service } = now;
-            self.command(Command::AddPort { slot, host_network, port, probe, service });
+            self.command(add_port_command(slot, host_network, port, now));
         }
     }
 
@@ -239,13 +238,7 @@ impl Monitor {
         for pod in self.pods.iter().filter(|pod| pod.fact.as_ref().is_some_and(|fact| fact.host_network)) {
             let Some(slot) = pod.slot else { continue };
             let ports = pod.ports.iter();
-            commands.extend(ports.map(|(&port, &PortUse { probe, service })| Command::AddPort {
-                slot,
-                host_network: true,
-                port,
-                probe,
-                service,
-            }));
+            commands.extend(ports.map(|(port, port_use)| add_port_command(slot, true, *port, *port_use)));
         }
         for command in commands {
             self.command(command);
@@ -297,4 +290,9 @@ impl Monitor {
         }
         gauges
     }
+}
+
+fn add_port_command(slot: SlotRef, host_network: bool, port: u16, port_use: PortUse) -> Command {
+    let PortUse { probe, service, .. } = port_use;
+    Command::AddPort { slot, host_network, port, probe, service, protocol: port_use.protocol() }
 }

@@ -2,12 +2,13 @@
 //! as a real cluster would have it.
 
 use probe_core::event::{
-    Address, Anomaly, ContainerStatus, Deletion, Endpoint, Event, Fact, Key, Loss, Pod, Service, Slice,
-    WatchHealth, WatchKind, Workload,
+    Address, Anomaly, ContainerStatus, Deletion, Endpoint, Event, Fact, HintSource, Key, Loss, Pod, PortHint,
+    Service, Slice, WatchHealth, WatchKind, Workload,
 };
 use probe_core::limits::{Limits, SECOND};
 use probe_core::time::Mono;
 use probe_ebpf::class::{Class, Confidence, Phase};
+use probe_ebpf::protocol::Protocol;
 use probe_ebpf::wire::{Counters, SlotRef};
 use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr};
@@ -69,13 +70,25 @@ fn container() -> impl Strategy<Value = ContainerStatus> {
     )
 }
 
+pub(crate) fn hints() -> impl Strategy<Value = Vec<PortHint>> {
+    let sources =
+        [HintSource::Probe, HintSource::ContainerPort, HintSource::ServicePort, HintSource::AppProtocol];
+    let hint = (78u16..82, 0usize..4, 0usize..6).prop_map(move |(port, source, protocol)| PortHint {
+        port,
+        source: sources[source],
+        protocol: Protocol::ALL[protocol],
+    });
+    prop::collection::vec(hint, 0..3)
+}
+
 prop_compose! {
     fn pod()(
         uid in uid(),
         workload in 0u8..6,
         host_network in prop::bool::weighted(0.1),
         addresses in prop::collection::vec(address(), 0..3),
-        ports in prop::collection::vec(any::<u16>(), 0..3),
+        ports in prop::collection::vec(prop_oneof![any::<u16>(), 78u16..82], 0..3),
+        hints in hints(),
         deletion in prop::option::of((prop_oneof![4 => 990i64..1100, 1 => any::<i64>()], prop_oneof![4 => 0i64..40, 1 => any::<i64>()])),
         terminal in prop::bool::weighted(0.15),
         ready in any::<bool>(),
@@ -92,6 +105,7 @@ prop_compose! {
             addresses,
             probe_ports: ports.clone(),
             ports,
+            hints,
             deletion: deletion.map(|(deadline_unix_s, grace_seconds)| Deletion { deadline_unix_s, grace_seconds }),
             terminal,
             ready,
@@ -142,12 +156,15 @@ fn counters() -> impl Strategy<Value = Counters> {
 fn slice() -> impl Strategy<Value = Slice> {
     let endpoint = (uid(), any::<bool>(), any::<bool>(), any::<bool>())
         .prop_map(|(pod_uid, ready, serving, terminating)| Endpoint { pod_uid, ready, serving, terminating });
-    (key(), 0u8..3, prop::collection::vec(endpoint, 0..3)).prop_map(|(key, service, endpoints)| Slice {
-        key,
-        service: format!("s{service}"),
-        ports: vec![80],
-        endpoints,
-    })
+    (key(), 0u8..3, hints(), prop::collection::vec(endpoint, 0..3)).prop_map(
+        |(key, service, hints, endpoints)| Slice {
+            key,
+            service: format!("s{service}"),
+            ports: vec![80],
+            hints,
+            endpoints,
+        },
+    )
 }
 
 fn watch() -> impl Strategy<Value = Fact> {

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that panics fails")]
 
 mod generate;
+mod hints;
 mod restart;
 
 use generate::{events, from_api, from_kernel, limits, number};

@@ -9,6 +9,7 @@ use probe_core::monitor::{KernelTables, Monitor};
 use probe_core::saved::RestoreError;
 use probe_core::termination::Filter;
 use probe_core::time::Mono;
+use probe_ebpf::protocol::Protocol;
 use probe_ebpf::wire::SlotRef;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -54,6 +55,14 @@ fn with_checksum(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Port {
+    owner: SlotRef,
+    probe: bool,
+    service: bool,
+    protocol: Protocol,
+}
+
 /// The kernel's tables, as the agent's kernel module changes them.
 #[derive(Debug, Default, PartialEq)]
 struct Kernel {
@@ -61,8 +70,8 @@ struct Kernel {
     slots: BTreeMap<u32, (u32, [bool; 2])>,
     containers: BTreeMap<u64, u32>,
     addresses: BTreeMap<IpAddr, SlotRef>,
-    /// By a probe, by a service.
-    ports: BTreeMap<(Option<u32>, u16), (SlotRef, [bool; 2])>,
+    /// By scope and number.
+    ports: BTreeMap<(Option<u32>, u16), Port>,
     /// Counters or a container's phase were wiped while in use.
     wiped: bool,
 }
@@ -79,7 +88,7 @@ impl Kernel {
             Command::ForgetSlot { slot } => {
                 self.slots.remove(&slot.slot);
                 self.addresses.retain(|_, owner| *owner != slot);
-                self.ports.retain(|_, (owner, _)| *owner != slot);
+                self.ports.retain(|_, port| port.owner != slot);
             }
             Command::AddAddress { address, slot } => drop(self.addresses.insert(address, slot)),
             Command::RemoveAddress { address, slot } => {
@@ -87,18 +96,19 @@ impl Kernel {
                     self.addresses.remove(&address);
                 }
             }
-            Command::AddPort { slot, host_network, port, probe, service } => {
+            Command::AddPort { slot, host_network, port, probe, service, protocol } => {
                 let key = (if host_network { None } else { Some(slot.slot) }, port);
                 let known = self.ports.get(&key).copied();
                 let is_there = |slot: SlotRef| {
                     self.slots.get(&slot.slot).is_some_and(|(generation, _)| *generation == slot.generation)
                 };
                 match known {
-                    Some((owner, [old_probe, old_service])) if owner == slot => {
-                        self.ports.insert(key, (slot, [probe || old_probe, service || old_service]));
+                    Some(old) if old.owner == slot => {
+                        let (probe, service) = (probe || old.probe, service || old.service);
+                        self.ports.insert(key, Port { owner: slot, probe, service, protocol });
                     }
-                    Some((owner, _)) if is_there(owner) => {}
-                    _ => drop(self.ports.insert(key, (slot, [probe, service]))),
+                    Some(old) if is_there(old.owner) => {}
+                    _ => drop(self.ports.insert(key, Port { owner: slot, probe, service, protocol })),
                 }
             }
             Command::AddContainer { container, cgroup, .. } => {

@@ -73,6 +73,7 @@ impl Story {
             key: slice_key(self.number),
             service: service_key(self.number).name,
             ports: vec![8080],
+            hints: Vec::new(),
             endpoints: vec![Endpoint {
                 pod_uid: format!("u{}", self.number),
                 ready,

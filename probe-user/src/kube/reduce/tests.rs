@@ -61,6 +61,15 @@ fn a_whole_pod_is_reduced() {
     );
     assert_eq!(pod.ports, [8080, 15006]);
     assert_eq!(pod.probe_ports, [8080, 9000, 15021]);
+    let hint = |port, source, protocol| PortHint { port, source, protocol };
+    assert_eq!(
+        pod.hints,
+        [
+            hint(8080, HintSource::Probe, Protocol::Http),
+            hint(8080, HintSource::ContainerPort, Protocol::Http),
+            hint(15021, HintSource::Probe, Protocol::Multiplexed),
+        ]
+    );
     let deadline_unix_s = "2026-11-22T14:00:45Z".parse::<Timestamp>().expect("time").as_second();
     assert_eq!(pod.deletion, Some(Deletion { deadline_unix_s, grace_seconds: 45 }));
     assert_eq!((pod.ready, pod.terminal, pod.host_network), (true, false, false));
@@ -211,7 +220,10 @@ fn services_say_whether_a_proxy_stands_in_front() {
 fn slices_keep_pods_and_tcp_ports_with_the_conditions_defaults() {
     let text = json!({
         "metadata": {"name": "s-1", "namespace": "n", "labels": {"kubernetes.io/service-name": "s"}},
-        "ports": [{"port": 8080}, {"port": 53, "protocol": "UDP"}, {"name": "all"}, {"port": 70000}],
+        "ports": [
+            {"port": 8080}, {"port": 53, "protocol": "UDP"}, {"name": "all"}, {"name": "http", "port": 70000},
+            {"name": "http-admin", "port": 9000, "appProtocol": "kubernetes.io/h2c"}, {"name": "tls", "port": 9001, "appProtocol": "no word"}
+        ],
         "endpoints": [
             {"targetRef": {"kind": "Pod", "uid": "a"}},
             {"targetRef": {"kind": "Pod", "uid": "b"}, "conditions": {"ready": false, "serving": true, "terminating": true}},
@@ -229,13 +241,19 @@ fn slices_keep_pods_and_tcp_ports_with_the_conditions_defaults() {
         serving,
         terminating,
     };
+    let hint = |port, source, protocol| PortHint { port, source, protocol };
     assert_eq!(
         reduced,
         Reduced {
             fact: Slice {
                 key: Key { namespace: "n".into(), name: "s-1".into() },
                 service: "s".into(),
-                ports: vec![8080],
+                ports: vec![8080, 9000, 9001],
+                hints: vec![
+                    hint(9000, HintSource::AppProtocol, Protocol::Multiplexed),
+                    hint(9000, HintSource::ServicePort, Protocol::Http),
+                    hint(9001, HintSource::ServicePort, Protocol::Tls),
+                ],
                 endpoints: vec![endpoint("a", true, true, false), endpoint("b", false, true, true)],
             },
             odd: 2,

@@ -272,7 +272,13 @@ impl SimulatedNode {
             terminating: !ready,
         };
         let endpoints = self.services.get(&service).into_iter().flatten().map(endpoint).collect();
-        Fact::Slice(Slice { key: key(&format!("{name}-x7k2p")), service: name, ports: vec![8080], endpoints })
+        Fact::Slice(Slice {
+            key: key(&format!("{name}-x7k2p")),
+            service: name,
+            ports: vec![8080],
+            hints: Vec::new(),
+            endpoints,
+        })
     }
 
     fn describe_mix(&self) -> String {

@@ -90,7 +90,7 @@ impl Place {
 }
 
 /// A connection with bounds on everything.
-pub(super) fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
+pub(crate) fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, SOON).with_context(|| format!("connect {address}"))?;
     stream.set_read_timeout(Some(SOON))?;
     stream.set_write_timeout(Some(SOON))?;
@@ -98,7 +98,7 @@ pub(super) fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
 }
 
 /// A request's head: `method path`, headers with their line ends.
-pub(super) fn request(line: &str, headers: &str) -> String {
+pub(crate) fn request(line: &str, headers: &str) -> String {
     format!("{line} HTTP/1.1\r\nHost: pod\r\n{headers}\r\n")
 }
 
@@ -124,7 +124,7 @@ pub(super) fn answer(stream: &mut TcpStream) -> anyhow::Result<u16> {
 }
 
 /// Waits for the server's FIN, after which nothing may come.
-pub(super) fn read_end(stream: &mut TcpStream) -> anyhow::Result<()> {
+pub(crate) fn read_end(stream: &mut TcpStream) -> anyhow::Result<()> {
     let length = stream.read(&mut [0; 64]).context("wait for the end of a connection")?;
     ensure!(length == 0, "{length} bytes in place of the end");
     Ok(())

@@ -27,7 +27,9 @@ pub(super) struct Scene {
     pub(super) name: &'static str,
     /// The server's listeners are closed from the stop signal on.
     pub(super) closes: bool,
-    /// The kernel cannot tell what clients do from a request that is lost, and the port's protocol is not known.
+    /// Name and `appProtocol` of the Service's port.
+    pub(super) speaks: (&'static str, Option<&'static str>),
+    /// The kernel cannot tell what clients do from a request that is lost.
     pub(super) taken_for: Option<Loss>,
     pub(super) play: fn(&Place, bool) -> anyhow::Result<Played>,
 }
@@ -40,6 +42,9 @@ pub(super) struct Loss {
     /// By pods that run, too.
     pub(super) running: bool,
 }
+
+/// What the port of a Service says of plain HTTP/1.
+pub(super) const HTTP: (&str, Option<&str>) = ("http", None);
 
 const UNANSWERED: Loss = Loss { class: "unanswered", confidence: "inferred", running: true };
 const STALE: Loss = Loss { class: "stale_reuse", confidence: "observed", running: true };
@@ -56,7 +61,7 @@ pub(super) struct Played {
 }
 
 const fn open(name: &'static str, play: fn(&Place, bool) -> anyhow::Result<Played>) -> Scene {
-    Scene { name, closes: false, taken_for: None, play }
+    Scene { name, closes: false, speaks: HTTP, taken_for: None, play }
 }
 
 /// Every scene.
@@ -81,6 +86,13 @@ pub(super) const SCENES: &[Scene] = &[
     Scene { taken_for: Some(ABANDONED), ..open("last-words-rst", |place, _| last_words(place, reset)) },
     Scene { taken_for: Some(UNANSWERED), ..open("one-way", one_way) },
     Scene { taken_for: Some(STALE), ..open("close-notify", close_notify) },
+    Scene { speaks: ("tcp-db", None), ..open("last-words-fin-tcp", |place, _| last_words(place, drop_it)) },
+    Scene {
+        speaks: ("http", Some("mysql")),
+        ..open("last-words-rst-mysql", |place, _| last_words(place, reset))
+    },
+    Scene { speaks: ("https", None), ..open("close-notify-https", close_notify) },
+    Scene { speaks: ("http", Some("kubernetes.io/h2c")), ..open("control-frames-h2c", control_frames) },
 ];
 
 fn played(connections: usize) -> anyhow::Result<Played> {
@@ -186,6 +198,24 @@ fn close_notify(place: &Place, _: bool) -> anyhow::Result<Played> {
         ensure!(status == 200, "answered by {status}");
         read_end(&mut stream)?;
         Ok(stream.write_all(&[0; 24])?)
+    })?;
+    played(TIMES)
+}
+
+/// Clients that say, after the last answer, what those of HTTP/2 say: a WINDOW_UPDATE and a PING before they leave, or a GOAWAY when the
+/// server has.
+fn control_frames(place: &Place, _: bool) -> anyhow::Result<Played> {
+    place.each(|nth, address| {
+        let mut stream = connect(address)?;
+        if nth % 4 < 2 {
+            is_ok(&mut stream)?;
+            stream.write_all(&[0; 13])?;
+            return Ok(stream.write_all(&[0; 17])?);
+        }
+        let status = ask(&mut stream, &get("Connection: close\r\n"))?;
+        ensure!(status == 200, "answered by {status}");
+        read_end(&mut stream)?;
+        Ok(stream.write_all(&[0; 17])?)
     })?;
     played(TIMES)
 }
