@@ -11,13 +11,15 @@ use probe_ebpf::wire::{Kind, LISTENERS_EACH, Listener, Listening, NONE, SlotRef,
 #[inline(always)]
 pub(super) fn listening(sk: *const u8) {
     let cookie = load::net_cookie(sk);
-    let container = identity::container_of_task(load::current_task());
-    if let Some(container) = container {
+    // Numbers that stand for "none": of an Option that is none, the compiler stores what the verifier has not seen written.
+    let container = identity::container_of_task(load::current_task()).unwrap_or(NONE);
+    let mut own = SlotRef::default();
+    if container != NONE {
         identity::learn_init(load::current_task(), container);
+        own = identity::slot_of_container(container).unwrap_or_default();
     }
-    let own = container.and_then(identity::slot_of_container);
-    if let Some(slot) = own {
-        identity::learn_namespace(cookie, slot);
+    if own.generation != 0 {
+        identity::learn_namespace(cookie, own);
     }
     follow(sk);
     // No client comes there, and another may have the port at the other addresses.
@@ -26,16 +28,15 @@ pub(super) fn listening(sk: *const u8) {
     }
     let Some((scope, by_namespace)) = identity::scope_of_socket(cookie, sk) else { return };
     let number: u16 = direct(sk, Field::LocalPort);
-    let Some(slot) = own.or(by_namespace) else {
+    let slot = if own.generation == 0 { by_namespace.unwrap_or_default() } else { own };
+    if slot.generation == 0 {
         identity::take_host_port(number);
         return;
-    };
+    }
     let Some(port) = identity::port_or_new(scope, slot, number) else { return };
     // SAFETY: a live map value.
     let listeners = unsafe {
-        if let Some(container) = container
-            && (*port).container != container
-        {
+        if container != NONE && (*port).container != container {
             (*port).container = container;
             (*port).listeners = 0;
         }
@@ -43,7 +44,7 @@ pub(super) fn listening(sk: *const u8) {
         (*port).listeners += 1;
         (*port).listeners
     };
-    record_listener(slot, container.unwrap_or(NONE), number, 1, listeners);
+    record_listener(slot, container, number, 1, listeners);
 }
 
 /// Remembers a listener, so that the stop can read what it has dropped. Beyond the last place, nothing of it is counted.
