@@ -170,6 +170,17 @@ fn is_chatter(protocol: Protocol, bytes: u32, opening: bool) -> bool {
     }
 }
 
+/// So many bytes of a server, not acknowledged when the connection dies, are no answer but its farewell: a client that has
+/// its answer may close before it takes that. TLS: close_notify; HTTP/2: GOAWAY (RFC 9113 6.8).
+#[inline(always)]
+pub const fn farewell_of_server(protocol: Protocol) -> u32 {
+    match protocol {
+        Protocol::Unknown | Protocol::Http | Protocol::Raw => 0,
+        Protocol::Https | Protocol::Tls => CLOSE_NOTIFY,
+        Protocol::Multiplexed => 17,
+    }
+}
+
 /// The confidence of a loss on a port of this protocol, where that of plain HTTP/1 is given. What no payload decides is as
 /// sure as there; of requests on one HTTP/2 connection it is "at least one".
 #[inline(always)]

@@ -13,6 +13,7 @@ use aya_log_ebpf::debug;
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::decide::{self, Closing, Leaving, Verdict};
 use probe_ebpf::fields::Field;
+use probe_ebpf::protocol::Protocol;
 use probe_ebpf::wire::{Closed, PORT_ANSWERED, PORT_SILENT, PORT_SILENT_ONE};
 
 /// CLOSE_WAIT is entered.
@@ -128,7 +129,8 @@ fn closing_of(
         received,
         read: connection.flags & HAS_READ != 0,
         written_since_read: write_seq != connection.wseq_read,
-        unacked: write_seq != direct::<u32>(tp, Field::SndUna),
+        unacked: write_seq.wrapping_sub(direct(tp, Field::SndUna))
+            > decide::farewell_of_server(connection.protocol()),
         known,
         received_last: (sent.wrapping_sub(arrived) as i32) < 0,
         protocol: connection.protocol(),
@@ -283,7 +285,7 @@ pub(super) fn gone(sk: *const u8) {
         decide::data_after_close(connection.verdict(), connection.protocol(), unread)
     } else if matches!(connection.verdict(), Verdict::Pending)
         && !load::client_has_reset(sk)
-        && !answer_arrived(tp)
+        && !answer_arrived(tp, connection.protocol())
     {
         Some(decide::died_pending(connection.protocol()))
     } else {
@@ -294,10 +296,12 @@ pub(super) fn gone(sk: *const u8) {
     }
 }
 
-/// All but our FIN, which is the last of the sequence, was acknowledged. FINs that cross pass no FIN_WAIT2.
+/// All but our FIN, which is the last of the sequence, and a farewell before it was acknowledged. FINs that cross pass no
+/// FIN_WAIT2.
 #[inline(always)]
-fn answer_arrived(tp: *const u8) -> bool {
-    direct::<u32>(tp, Field::WriteSeq).wrapping_sub(direct(tp, Field::SndUna)) <= 1
+fn answer_arrived(tp: *const u8, protocol: Protocol) -> bool {
+    direct::<u32>(tp, Field::WriteSeq).wrapping_sub(direct(tp, Field::SndUna))
+        <= 1 + decide::farewell_of_server(protocol)
 }
 
 /// Counts what a closed connection lost after its close, once.
