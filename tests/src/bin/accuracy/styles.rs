@@ -75,11 +75,12 @@ const CUT: Confidence = Confidence::Inferred(BlindSpot {
     classes: &[],
     unseen: &[ErrorKind::Truncated],
 });
-/// Records are all that there is to see: a client's farewell looks like a request, a server's like an answer.
+/// Records are all that there is to see: a server's farewell looks like an answer, and a request that is as short as this
+/// generator's (74 bytes in its record) like the end of a handshake, if it is the first on its connection.
 const TLS: Confidence = Confidence::Inferred(BlindSpot {
     cites: "TLS `close_notify`",
     classes: &["unread", "unanswered", "stale_reuse"],
-    unseen: &[ErrorKind::Eof],
+    unseen: &[ErrorKind::Eof, ErrorKind::Reset],
 });
 /// Another protocol than HTTP: what a closed connection owes an answer for, its name alone does not tell.
 const RAW: Confidence = Confidence::Inferred(BlindSpot {
