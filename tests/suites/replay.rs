@@ -87,5 +87,6 @@ scenarios! {
     oom_then_crash
     sigkill_only
     prestop_ends_the_server
+    overflow_without_clients
     protocol_hints
 }

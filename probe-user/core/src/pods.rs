@@ -127,14 +127,11 @@ impl EvidenceLog {
 
     /// What came after this moment, to be kept for the pod's next end.
     pub(crate) fn after(self, moment: Mono) -> Self {
-        let items: VecDeque<_> = self.items.into_iter().filter(|(at, ..)| *at > moment).collect();
-        Self {
-            dropped: 0,
-            received: u64::try_from(items.len()).unwrap_or(u64::MAX),
-            same_node: items.iter().fold(0, |sum, (_, same_node, _)| sum + u64::from(*same_node)),
-            last: items.back().map(|(at, ..)| *at),
-            items,
+        let mut kept = Self::default();
+        for (at, same_node, loss) in self.items.into_iter().filter(|(at, ..)| *at > moment) {
+            let _fits = kept.push(at, same_node, loss, usize::MAX);
         }
+        kept
     }
 
     /// After a restore: the bound that holds now. Tells how many had to go.

@@ -272,7 +272,10 @@ impl Evidence {
             (false, true) => "late, on an older connection",
             (false, false) => "in flight",
         };
-        let mut detail = arrival.to_owned();
+        // The kernel counts these packets, and nothing else is known of them.
+        let is_packets = matches!(loss.class, Class::Overflow);
+        let what = if is_packets { "packets that a full accept queue dropped" } else { arrival };
+        let mut detail = what.to_owned();
         if loss.unread > 0 {
             detail.push_str(&format!(", {} bytes never read", loss.unread));
         }

@@ -1,8 +1,7 @@
 //! What no server should do and some do: 10,000 idle connections at the stop, a listener that outlives its container or changes hands, a death during
 //! the start. Nothing is lost that clients did not lose, nothing twice.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -14,7 +13,7 @@ use world::controllers::PodRef;
 use world::kubelet::Step;
 use world::load::Attempt;
 
-use crate::site::{NAMESPACE, SERVER, Site, address_of, exact, serving, wait_exited, wait_stopped};
+use crate::site::{NAMESPACE, SERVER, Site, address_of, ask, exact, serving, wait_exited, wait_stopped};
 use crate::{SOON, trial};
 
 const IDLE: usize = 10_000;
@@ -45,16 +44,6 @@ fn idle_connections() -> anyhow::Result<()> {
     ensure!(end.lost_total() == 0 && end.evidence.is_empty() && end.complete, "{end:#?}");
     drop(connections);
     site.finish()
-}
-
-/// One request, answered, on a connection that stays.
-fn ask(target: SocketAddr) -> anyhow::Result<TcpStream> {
-    let mut stream = TcpStream::connect_timeout(&target, SOON)?;
-    stream.set_read_timeout(Some(SOON))?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: idle\r\n\r\n")?;
-    let mut answer = [0; 1024];
-    ensure!(stream.read(&mut answer)? > 0, "no answer");
-    Ok(stream)
 }
 
 fn listeners() -> anyhow::Result<()> {

@@ -283,6 +283,16 @@ pub(crate) fn failures(attempts: &[Attempt]) -> usize {
     attempts.iter().filter(|attempt| !attempt.ok()).count()
 }
 
+/// One request, answered, on a connection that stays.
+pub(crate) fn ask(target: SocketAddr) -> anyhow::Result<TcpStream> {
+    let mut stream = TcpStream::connect_timeout(&target, SOON)?;
+    stream.set_read_timeout(Some(SOON))?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: idle\r\n\r\n")?;
+    let mut answer = [0; 1024];
+    ensure!(stream.read(&mut answer)? > 0, "no answer");
+    Ok(stream)
+}
+
 /// `GET path` by HTTP/1.0, so that no answer is chunked: status and body.
 pub(crate) fn get(address: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, SOON)?;
