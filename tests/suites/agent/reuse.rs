@@ -86,7 +86,7 @@ fn reuse(port: u16) -> anyhow::Result<()> {
     for attempt in &verdict.client_only {
         ensure!(
             attempt.nth > 1 && (removal..created).contains(&attempt.t_ns),
-            "not attributed: {attempt:#?}"
+            "not attributed: {attempt:#?}; removal {removal} to {removed}, next pod {created}"
         );
     }
     agree(&site.metrics()?, "old", &ends)?;
