@@ -8,7 +8,7 @@ use super::{identity, load, maps};
 use probe_ebpf::class::{Class, Confidence};
 use probe_ebpf::decide::{self, Verdict};
 use probe_ebpf::protocol::Protocol;
-use probe_ebpf::wire::{HOST_SCOPE, PORT_SEEN, SlotRef};
+use probe_ebpf::wire::{CLOSED_PROBE, HOST_SCOPE, PORT_SEEN, SlotRef};
 
 /// A segment of a connection to the pod before, in the namespace of another; false if it is of no such connection.
 #[inline(always)]
@@ -19,6 +19,9 @@ pub(super) fn segment(scope: Option<u32>, packet: &Packet) -> bool {
     let slot = SlotRef { slot: closed.slot, generation: closed.generation };
     if scope == Some(slot.slot) || identity::valid(slot).is_none() {
         return false;
+    }
+    if closed.flags & CLOSED_PROBE != 0 {
+        return true;
     }
     let port = identity::port(slot.slot, packet.destination_port);
     // SAFETY: a live map value.
