@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use crate::agent::{Evidence, Termination};
+use crate::agent::{Evidence, Metrics, Termination};
 use crate::load::{Attempt, ErrorKind};
 
 /// How the two sides compare.
@@ -94,6 +94,59 @@ pub fn join_connections(attempts: &[Attempt], terminations: &[Termination]) -> V
         item.request = ANY;
     }
     join(&attempts, &terminations)
+}
+
+/// The metric of lost requests.
+pub const LOST: &str = "drainscope_lost_requests_total";
+
+/// Where evidence, JSON and metrics of a workload's ends say different numbers, by class and confidence and in all; and what was lost while it
+/// ran. In words, empty if they agree.
+pub fn disagreements(metrics: &Metrics, workload: &str, terminations: &[Termination]) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut shown: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    let mut told: BTreeMap<&str, u64> = BTreeMap::new();
+    for end in terminations {
+        if end.evidence_dropped > 0 {
+            found.push(format!("{} has more losses than evidence", end.pod.name));
+        }
+        for item in &end.evidence {
+            *shown.entry((&item.class, &item.confidence)).or_default() += item.attempts;
+        }
+        for (class, number) in &end.lost {
+            *told.entry(class).or_default() += number;
+        }
+    }
+    let workload = format!("target_workload=\"{workload}\"");
+    for (class, told) in told {
+        let mut of_class = 0;
+        for confidence in ["observed", "inferred"] {
+            let shown = shown.get(&(class, confidence)).copied().unwrap_or(0);
+            let labels = [format!("reason=\"{class}\""), format!("confidence=\"{confidence}\"")];
+            let counted = metrics.sum(LOST, &[&workload, &labels[0], &labels[1], "phase=\"terminating\""]);
+            if !same(counted, shown) {
+                found.push(format!("{class} {confidence}: metric {counted}, evidence {shown}"));
+            }
+            of_class += shown;
+        }
+        if told != of_class {
+            found.push(format!("{class}: counters {told}, evidence {of_class}"));
+        }
+    }
+    let all = metrics.sum(LOST, &[&workload, "phase=\"terminating\""]);
+    let evidence = terminations.iter().map(Termination::shown).sum();
+    if !same(all, evidence) {
+        found.push(format!("metric {all} over all classes, evidence {evidence}"));
+    }
+    let running = metrics.sum(LOST, &[&workload, "phase=\"running\""]);
+    if !same(running, 0) {
+        found.push(format!("{running} lost while running"));
+    }
+    found
+}
+
+/// A sample is a whole number, and this one. Counters of a test stay far below 2^32.
+pub fn same(sample: f64, number: u64) -> bool {
+    u32::try_from(number).is_ok_and(|number| (sample - f64::from(number)).abs() < f64::EPSILON)
 }
 
 #[cfg(test)]
@@ -196,5 +249,11 @@ mod tests {
             join(&[attempt(1, 1, Some(ErrorKind::ConnectRefused))], &[termination(2, &[(1, 1, "refused")])]);
         assert_eq!(verdict.miscounted, [("api-1".to_owned(), 2, 1)]);
         assert!(!verdict.holds());
+    }
+
+    #[test]
+    fn a_sample_equals_a_count_or_does_not() {
+        assert!(same(3.0, 3) && same(0.0, 0));
+        assert!(!same(3.5, 3) && !same(2.0, 3) && !same(4e9, u64::MAX));
     }
 }

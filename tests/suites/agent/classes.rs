@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use libtest_mimic::Trial;
 use world::PodTemplate;
-use world::controllers::PodRef;
+use world::controllers::{Deployment, PodRef};
 use world::kubelet::Step;
 
 use crate::site::{NAMESPACE, Site, address_of, wait_exited, wait_stopped};
@@ -127,6 +127,28 @@ fn ask_and_close(target: SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A pod that has its stop signal, and from then on packets that fit (POD is its address) are dropped on their way.
+fn behind_firewall(
+    site: &Site,
+    name: &str,
+    style: &[&str],
+    packets: &str,
+) -> anyhow::Result<(Deployment, Vec<PodRef>, SocketAddr)> {
+    let mut deployment = site.deploy(name, 1, &PodTemplate::testserver(name, style))?;
+    let pod = deployment.pods()[0].clone();
+    let target = address_of(&site.world, &pod)?;
+    let pods = deployment.delete_pods()?;
+    wait_stopped(&site.world, &pod)?;
+    let packets = packets.replace("POD", &target.ip().to_string());
+    nft(
+        site,
+        &format!(
+            "table ip {name} {{ chain dropped {{ type filter hook forward priority 0; {packets} drop; }}; }}"
+        ),
+    )?;
+    Ok((deployment, pods, target))
+}
+
 fn nft(site: &Site, command: &str) -> anyhow::Result<()> {
     let status = site.world.node_command("nft").arg(command).status()?;
     ensure!(status.success(), "nft {command}: {status}");
@@ -163,17 +185,8 @@ impl Scene {
     fn swallowed(site: &Site) -> anyhow::Result<Self> {
         let name = "swallowed";
         let style = ["--on-term", "linger:2.5", "--close-accepted-after-term"];
-        let mut deployment = site.deploy(name, 1, &PodTemplate::testserver(name, &style))?;
-        let pod = deployment.pods()[0].clone();
-        let target = address_of(&site.world, &pod)?;
-        let pods = deployment.delete_pods()?;
-        wait_stopped(&site.world, &pod)?;
         // A request is longer than any segment without data.
-        let rule = format!(
-            "table ip {name} {{ chain requests {{ type filter hook forward priority 0; ip daddr {} ip length > 100 drop; }}; }}",
-            target.ip()
-        );
-        nft(site, &rule)?;
+        let (deployment, pods, target) = behind_firewall(site, name, &style, "ip daddr POD ip length > 100")?;
         let mut load = Load::start(&site.world, target, "--new 12 --new-rate 20")?;
         load.run_for(AFTER)?;
         let tally = load.stop()?;
@@ -186,16 +199,8 @@ impl Scene {
     fn unheard(site: &Site) -> anyhow::Result<Self> {
         let name = "unheard";
         let style = ["--on-term", "close-then-wait:8"];
-        let mut deployment = site.deploy(name, 1, &PodTemplate::testserver(name, &style))?;
-        let pod = deployment.pods()[0].clone();
-        let target = address_of(&site.world, &pod)?;
-        let pods = deployment.delete_pods()?;
-        wait_stopped(&site.world, &pod)?;
-        let rule = format!(
-            "table ip {name} {{ chain refusals {{ type filter hook forward priority 0; ip saddr {} tcp flags & rst == rst drop; }}; }}",
-            target.ip()
-        );
-        nft(site, &rule)?;
+        let (deployment, pods, target) =
+            behind_firewall(site, name, &style, "ip saddr POD tcp flags & rst == rst")?;
         let load = Load::start(&site.world, target, "--new 24 --max-requests 48 --connect-timeout 2.5")?;
         let tally = load.wait()?;
         let retransmitted = Duration::from_secs(1).as_nanos();

@@ -1,7 +1,6 @@
 //! A world with an agent in it, and the verdict on what the agent said: connection by connection, and number by number between evidence, JSON
 //! and metrics.
 
-use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -14,6 +13,7 @@ use serde_json::{Value, json};
 use world::agent::{Agent, Metrics, Termination};
 use world::controllers::{Deployment, PodRef};
 use world::judge::{self, Verdict};
+pub(crate) use world::judge::{LOST, same};
 use world::kubelet::Step;
 use world::load::Attempt;
 use world::{PodTemplate, World, WorldConfig};
@@ -22,8 +22,6 @@ use crate::{SETTLING, SOON};
 
 /// The namespace of everything.
 pub(crate) const NAMESPACE: &str = "shop";
-/// The metric of lost requests.
-pub(crate) const LOST: &str = "drainscope_lost_requests_total";
 /// Differences that a failure shows of each kind.
 const SHOWN: usize = 6;
 /// How often a condition is looked at.
@@ -242,40 +240,9 @@ pub(crate) fn exact(
 
 /// The evidence by class and confidence is what JSON and metrics count, nothing was lost while running.
 pub(crate) fn agree(metrics: &Metrics, name: &str, terminations: &[Termination]) -> anyhow::Result<()> {
-    let mut shown: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-    let mut told: BTreeMap<&str, u64> = BTreeMap::new();
-    for end in terminations {
-        ensure!(end.evidence_dropped == 0, "{}: too many losses to compare", end.pod.name);
-        for item in &end.evidence {
-            *shown.entry((&item.class, &item.confidence)).or_default() += item.attempts;
-        }
-        for (class, count) in &end.lost {
-            *told.entry(class).or_default() += count;
-        }
-    }
-    let workload = workload(name);
-    for (class, told) in told {
-        let mut of_class = 0;
-        for confidence in ["observed", "inferred"] {
-            let shown = shown.get(&(class, confidence)).copied().unwrap_or(0);
-            let labels = [format!("reason=\"{class}\""), format!("confidence=\"{confidence}\"")];
-            let counted = metrics.sum(LOST, &[&workload, &labels[0], &labels[1], "phase=\"terminating\""]);
-            ensure!(
-                same(counted, shown),
-                "{class} {confidence}: the metric counts {counted}, the evidence shows {shown}"
-            );
-            of_class += shown;
-        }
-        ensure!(told == of_class, "{class}: JSON says {told}, the evidence shows {of_class}");
-    }
-    let running = metrics.sum(LOST, &[&workload, "phase=\"running\""]);
-    ensure!(same(running, 0), "{running} lost while running");
+    let found = judge::disagreements(metrics, name, terminations);
+    ensure!(found.is_empty(), "{}", found.join("; "));
     Ok(())
-}
-
-/// A sample is a whole number, and this one. Counters of a test stay far below 2^32.
-pub(crate) fn same(sample: f64, count: u64) -> bool {
-    u32::try_from(count).is_ok_and(|count| (sample - f64::from(count)).abs() < f64::EPSILON)
 }
 
 /// The attempts that failed.

@@ -16,14 +16,14 @@ use world::World;
 use world::agent::{Agent, Recording, Termination};
 use world::clients::{Load, Tally};
 use world::controllers::{Deployment, PodRef};
-use world::judge::{self, Verdict};
+use world::judge::{self, LOST, Verdict};
 use world::kubelet::Step;
 use world::load::Attempt;
 
 use crate::report::Outcome;
 use crate::rows::{Row, Stage};
 use crate::servers::Servers;
-use crate::verdict::{LOST, Measured};
+use crate::verdict::Measured;
 
 /// The namespace of everything.
 const NAMESPACE: &str = "shop";

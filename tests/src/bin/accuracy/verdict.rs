@@ -3,14 +3,11 @@
 use std::collections::BTreeMap;
 
 use world::agent::{Metrics, Termination};
-use world::judge::Verdict;
+use world::judge::{self, Verdict};
 use world::load::{Attempt, ErrorKind};
 
 use crate::rows::{BlindSpot, Confidence, Kind, LEAST_LATE, LEAST_LOSSES, Row, Stage, Style};
 use world::clients::Tally;
-
-/// The metric of lost requests.
-pub(crate) const LOST: &str = "drainscope_lost_requests_total";
 
 /// What came of a row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -127,9 +124,7 @@ fn by_error<'a>(attempts: impl Iterator<Item = &'a Attempt>) -> BTreeMap<ErrorKi
 
 /// Counters, evidence and metrics hold the same numbers by class and confidence, and nothing was lost while running.
 fn disagreements(row: &Row, verdict: &Verdict, ends: &[Termination], metrics: &Metrics) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut shown: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-    let mut told: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut found = judge::disagreements(metrics, &row.workload(), ends);
     for (pod, counted, shown) in &verdict.miscounted {
         found.push(format!("{pod} counted {counted} and shows {shown}"));
     }
@@ -141,47 +136,13 @@ fn disagreements(row: &Row, verdict: &Verdict, ends: &[Termination], metrics: &M
         if !end.complete && !excused {
             found.push(format!("{name} is not complete: {:?}", end.anomalies));
         }
-        if end.evidence_dropped > 0 || end.evidence_refused > 0 {
-            found.push(format!("{name} has more losses than evidence: the row is too large to be judged"));
+        if end.evidence_refused > 0 {
+            found.push(format!(
+                "{name} has more losses than the ring took: the row is too large to be judged"
+            ));
         }
-        for item in &end.evidence {
-            *shown.entry((&item.class, &item.confidence)).or_default() += item.attempts;
-        }
-        for (class, number) in &end.lost {
-            *told.entry(class).or_default() += number;
-        }
-    }
-    let workload = format!("target_workload=\"{}\"", row.workload());
-    for (class, told) in told {
-        let mut of_class = 0;
-        for confidence in ["observed", "inferred"] {
-            let shown = shown.get(&(class, confidence)).copied().unwrap_or(0);
-            let labels = [format!("reason=\"{class}\""), format!("confidence=\"{confidence}\"")];
-            let counted = metrics.sum(LOST, &[&workload, &labels[0], &labels[1], "phase=\"terminating\""]);
-            if !same(counted, shown) {
-                found.push(format!("{class} {confidence}: metric {counted}, evidence {shown}"));
-            }
-            of_class += shown;
-        }
-        if told != of_class {
-            found.push(format!("{class}: counters {told}, evidence {of_class}"));
-        }
-    }
-    let all = metrics.sum(LOST, &[&workload, "phase=\"terminating\""]);
-    let evidence = ends.iter().map(Termination::shown).sum();
-    if !same(all, evidence) {
-        found.push(format!("metric {all} over all classes, evidence {evidence}"));
-    }
-    let running = metrics.sum(LOST, &[&workload, "phase=\"running\""]);
-    if !same(running, 0) {
-        found.push(format!("{running} lost while running"));
     }
     found
-}
-
-/// A sample is a whole number, and this one. Counters of a row stay far below 2^32.
-fn same(sample: f64, number: u64) -> bool {
-    u32::try_from(number).is_ok_and(|number| (sample - f64::from(number)).abs() < f64::EPSILON)
 }
 
 #[cfg(test)]
@@ -253,11 +214,5 @@ mod tests {
         let few = Measured { late_answered: LEAST_LATE - 1, ..control.clone() };
         assert_eq!(few.wrongs(style).len(), 1);
         assert_eq!(Measured { failed: 1, attributed: 1, ..control }.wrongs(style).len(), 1);
-    }
-
-    #[test]
-    fn a_sample_equals_a_count_or_does_not() {
-        assert!(same(3.0, 3) && same(0.0, 0));
-        assert!(!same(3.5, 3) && !same(2.0, 3) && !same(4e9, u64::MAX));
     }
 }
