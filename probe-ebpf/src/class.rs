@@ -48,6 +48,23 @@ impl Class {
         if (number as usize) < Self::ALL.len() { Some(Self::ALL[number as usize]) } else { None }
     }
 
+    /// The class with this number; one that no class has is the last one's.
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Self {
+        match number {
+            0 => Self::Refused,
+            1 => Self::Overflow,
+            2 => Self::Unaccepted,
+            3 => Self::Unread,
+            4 => Self::Unanswered,
+            5 => Self::Truncated,
+            6 => Self::StaleReuse,
+            7 => Self::Abandoned,
+            8 => Self::Blackholed,
+            _ => Self::Misrouted,
+        }
+    }
+
     /// The name in metrics, JSON and documents.
     pub const fn name(self) -> &'static str {
         match self {

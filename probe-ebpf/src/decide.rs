@@ -69,6 +69,82 @@ pub struct Closing {
     pub one_way: bool,
 }
 
+/// The facts of a [`Closing`] as the kernel program gathers them: numbers that are 0 or 1. Those who test one by one what
+/// they compare are followed by the verifier into each combination of answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bits {
+    /// [`Leaving::Close`].
+    pub close: u32,
+    /// See [`Closing`].
+    pub accepted: u32,
+    /// See [`Closing`].
+    pub client_fin: u32,
+    /// See [`Closing`].
+    pub client_rst: u32,
+    /// See [`Closing`].
+    pub received: u32,
+    /// See [`Closing`].
+    pub read: u32,
+    /// See [`Closing`].
+    pub written_since_read: u32,
+    /// See [`Closing`].
+    pub unacked: u32,
+    /// See [`Closing`].
+    pub known: u32,
+    /// See [`Closing`].
+    pub received_last: u32,
+    /// See [`Closing`].
+    pub opening: u32,
+    /// See [`Closing`].
+    pub one_way: u32,
+    /// The protocol's number.
+    pub protocol: u32,
+}
+
+impl Bits {
+    /// All in one number.
+    #[inline(always)]
+    pub fn pack(&self) -> u32 {
+        self.close
+            | self.accepted << 1
+            | self.client_fin << 2
+            | self.client_rst << 3
+            | self.received << 4
+            | self.read << 5
+            | self.written_since_read << 6
+            | self.unacked << 7
+            | self.known << 8
+            | self.received_last << 9
+            | self.opening << 10
+            | self.one_way << 11
+            | self.protocol << 12
+    }
+}
+
+impl Closing {
+    /// The facts in a number of [`Bits::pack`].
+    #[inline(always)]
+    pub fn from_bits(bits: u32, unread: u32, pending: u32) -> Self {
+        Self {
+            leaving: if bits & 1 == 0 { Leaving::Fin } else { Leaving::Close },
+            accepted: bits & 1 << 1 != 0,
+            client_fin: bits & 1 << 2 != 0,
+            client_rst: bits & 1 << 3 != 0,
+            unread,
+            received: bits & 1 << 4 != 0,
+            read: bits & 1 << 5 != 0,
+            written_since_read: bits & 1 << 6 != 0,
+            unacked: bits & 1 << 7 != 0,
+            known: bits & 1 << 8 != 0,
+            received_last: bits & 1 << 9 != 0,
+            protocol: Protocol::from_number(bits >> 12),
+            pending,
+            opening: bits & 1 << 10 != 0,
+            one_way: bits & 1 << 11 != 0,
+        }
+    }
+}
+
 /// What became of the last attempt on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -81,6 +157,33 @@ pub enum Verdict {
     Pending,
     /// Lost.
     Lost(Class, Confidence),
+}
+
+impl Verdict {
+    /// The verdict as a number.
+    #[inline(always)]
+    pub fn to_number(self) -> u32 {
+        match self {
+            Self::Served => 0,
+            Self::Idle => 1,
+            Self::Pending => 2,
+            Self::Lost(class, confidence) => 3 | (class as u32) << 2 | (confidence as u32) << 6,
+        }
+    }
+
+    /// The verdict with this number.
+    #[inline(always)]
+    pub fn from_number(number: u32) -> Self {
+        match number & 3 {
+            0 => Self::Served,
+            1 => Self::Idle,
+            2 => Self::Pending,
+            _ => {
+                let confidence = if number >> 6 == 0 { Confidence::Observed } else { Confidence::Inferred };
+                Self::Lost(Class::from_number(number >> 2 & 15), confidence)
+            }
+        }
+    }
 }
 
 /// The class of the last attempt on a connection that leaves ESTABLISHED or CLOSE_WAIT.
@@ -264,6 +367,59 @@ mod tests {
 
     fn one_way(before: Closing) -> Closing {
         Closing { one_way: true, ..before }
+    }
+
+    /// Each fact has a place of its own in the number.
+    #[test]
+    fn facts_survive_the_way_through_a_number() {
+        for number in 0..1_u32 << 12 {
+            for protocol in Protocol::ALL {
+                let bit = |place: u32| number >> place & 1;
+                let bits = Bits {
+                    close: bit(0),
+                    accepted: bit(1),
+                    client_fin: bit(2),
+                    client_rst: bit(3),
+                    received: bit(4),
+                    read: bit(5),
+                    written_since_read: bit(6),
+                    unacked: bit(7),
+                    known: bit(8),
+                    received_last: bit(9),
+                    opening: bit(10),
+                    one_way: bit(11),
+                    protocol: protocol as u32,
+                };
+                let closing = Closing {
+                    leaving: if bit(0) == 0 { Leaving::Fin } else { Leaving::Close },
+                    accepted: bit(1) == 1,
+                    client_fin: bit(2) == 1,
+                    client_rst: bit(3) == 1,
+                    unread: 7,
+                    received: bit(4) == 1,
+                    read: bit(5) == 1,
+                    written_since_read: bit(6) == 1,
+                    unacked: bit(7) == 1,
+                    known: bit(8) == 1,
+                    received_last: bit(9) == 1,
+                    protocol,
+                    pending: 9,
+                    opening: bit(10) == 1,
+                    one_way: bit(11) == 1,
+                };
+                assert_eq!(Closing::from_bits(bits.pack(), 7, 9), closing);
+            }
+        }
+    }
+
+    #[test]
+    fn verdicts_survive_the_way_through_a_number() {
+        let lost = Class::ALL
+            .into_iter()
+            .flat_map(|class| Confidence::ALL.map(|confidence| Verdict::Lost(class, confidence)));
+        for verdict in [Verdict::Served, Verdict::Idle, Verdict::Pending].into_iter().chain(lost) {
+            assert_eq!(Verdict::from_number(verdict.to_number()), verdict);
+        }
     }
 
     fn shown(verdict: Verdict) -> Option<(Class, Confidence)> {

@@ -41,6 +41,8 @@ fields! {
     Socket = "sock" "sk_socket";
     /// Cgroup (v2) of its creator; a child has its listener's.
     SocketCgroup = "sock" "sk_cgrp_data.cgroup";
+    /// Its cookie: 0 until somebody asks for it (net/core/sock_diag.c), then unique for the boot.
+    SocketCookie = "sock" "__sk_common.skc_cookie.counter";
     /// Local port, network order; kept after the socket is unhashed.
     SourcePort = "inet_sock" "inet_sport";
     /// Namespace cookie: unique for the boot (since 5.12).
@@ -53,6 +55,10 @@ fields! {
     WriteSeq = "tcp_sock" "write_seq";
     /// First unacknowledged byte.
     SndUna = "tcp_sock" "snd_una";
+    /// First byte that was not sent yet.
+    SndNxt = "tcp_sock" "snd_nxt";
+    /// Bytes acknowledged by the peer.
+    BytesAcked = "tcp_sock" "bytes_acked";
     /// Bytes received, the client's FIN included.
     BytesReceived = "tcp_sock" "bytes_received";
     /// Jiffies of the last data segment sent.

@@ -3,10 +3,10 @@
 //! what the state hook does at a connection's end, at a listener's turns, and for probes.
 
 mod account;
+mod bare;
 mod cgroup;
 mod closing;
 mod connection;
-mod destroy;
 mod drop;
 mod exit;
 mod identity;

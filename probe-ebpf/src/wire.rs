@@ -8,7 +8,7 @@
 use core::mem::size_of;
 
 /// Changed whenever the meaning of a byte here changes; maps of another ABI are not adopted.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// Which programs count, and until when: user space switches from old programs to new ones, which share the maps, with
 /// one write. 0 in `instance`: none does.
@@ -90,6 +90,14 @@ pub struct Container {
 /// In place of a pid: the container's init is the first process of its pid namespace.
 pub const OWN_PIDS: u32 = u32::MAX;
 
+/// Index of the number of stops that the kernel has seen: raised with each, before it counts.
+pub const STOPS_SEEN: u32 = 0;
+/// Index of that number when user space last found no container stopping and no pod being deleted, or [`UNSETTLED`]. While
+/// both are equal, every pod of the node is running, and the programs need not ask which one a socket belongs to.
+pub const STOPS_SETTLED: u32 = 1;
+/// In place of a number of stops: a pod is being deleted.
+pub const UNSETTLED: u64 = u64::MAX;
+
 /// Entries of the memory of listeners; the oldest give way.
 pub const LISTENERS: u32 = 1024;
 /// Listeners of a cgroup that are followed (SO_REUSEPORT: one per worker).
@@ -164,6 +172,8 @@ pub const PORT_SILENT_ONE: u32 = 64;
 pub const PORT_PROTOCOL_SHIFT: u32 = 8;
 /// The bits of the protocol.
 pub const PORT_PROTOCOL: u32 = 7 << PORT_PROTOCOL_SHIFT;
+/// The server was seen to speak first.
+pub const PORT_GREETS: u32 = 1 << 11;
 
 /// Value of the maps from network namespace or address to slot.
 #[repr(C)]

@@ -402,6 +402,12 @@ impl Driver {
                 self.note(Fact::Anomaly { kind: Anomaly::MapWrite, count: 1 });
             }
         }
+        if let Some(kernel) = &mut self.kernel
+            && let Err(error) = kernel.settle()
+        {
+            tracing::warn!(%error, "the kernel programs keep to the long way, which costs more and counts the same");
+            self.note(Fact::Anomaly { kind: Anomaly::MapWrite, count: 1 });
+        }
     }
 
     /// Brings the core and the kernel's tables in line: either may have come from an agent before this one.

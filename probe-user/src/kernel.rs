@@ -360,6 +360,11 @@ impl Kernel {
         self.tables.sweep(now_ns);
     }
 
+    /// Lets the programs take the short way again once every end is over. To be called every second or so.
+    pub fn settle(&mut self) -> Result<(), ApplyError> {
+        self.tables.settle()
+    }
+
     /// How full the maps are.
     #[must_use]
     pub fn maps(&self) -> Vec<MapUsage> {

@@ -1,20 +1,22 @@
 //! The end of a connection, for the state and reset hooks: gathers the facts, asks the decision function, counts.
 
 use super::account::{self, Attempt};
+use super::bare::{self, Facts};
 use super::connection::{
     self, Connection, HAS_FIN, HAS_READ, IS_ADOPTED, IS_CLOSED, IS_COUNTED, IS_PROBE, IS_PROBE_CLIENT,
     MAY_BE_ONE_WAY,
 };
 use super::identity;
 use super::load::{self, direct, tcp};
-use super::state::port_of;
 use aya_ebpf::programs::BtfTracePointContext;
 use aya_log_ebpf::debug;
 use probe_ebpf::class::{Class, Confidence, Phase};
-use probe_ebpf::decide::{self, Closing, Leaving, Verdict};
+use probe_ebpf::decide::{self, Bits, Closing, Verdict};
 use probe_ebpf::fields::Field;
 use probe_ebpf::protocol::Protocol;
-use probe_ebpf::wire::{Closed, PORT_ANSWERED, PORT_SILENT, PORT_SILENT_ONE};
+use probe_ebpf::wire::{
+    Closed, Counters, PORT_ANSWERED, PORT_SILENT, PORT_SILENT_ONE, RESULT_IDLE, RESULT_LOST, RESULT_SERVED,
+};
 
 /// CLOSE_WAIT is entered.
 #[inline(always)]
@@ -26,123 +28,207 @@ pub(super) fn client_fin(sk: *const u8) {
     }
 }
 
-/// What is known of a connection at its close when nothing was known before: `None` for outbound and foreign ones.
+/// A connection is closed by one side, or is over.
 #[inline(always)]
-fn met_at_close(sk: *const u8) -> Option<Connection> {
-    let cookie = load::net_cookie(sk);
-    if cookie != load::host_net() {
-        identity::slot_of_frequent(cookie, sk)?;
-    }
+pub(super) fn over(ctx: &BtfTracePointContext, sk: *const u8, old: i32, new: i32) {
     let tp = load::tcp_sock(sk);
     if tp.is_null() {
-        return None;
+        return;
     }
-    let mut met = Connection::EMPTY;
-    connection::fill_ends(&mut met, sk, tp);
-    let port = port_of(sk, met.local_port, false).filter(|port| identity::is_for_clients(*port))?;
-    if met.peer == met.local || load::is_loopback(met.peer) {
-        return None;
-    }
-    // SAFETY: a live map value.
-    met.belongs_to(unsafe { &*port });
-    Some(met)
-}
-
-/// ESTABLISHED or CLOSE_WAIT is left: the decision.
-#[inline(always)]
-pub(super) fn leaving(ctx: &BtfTracePointContext, sk: *const u8, old: i32, new: i32) {
+    let was_left = old != tcp::ESTABLISHED && old != tcp::CLOSE_WAIT;
     let stored = connection::of(sk);
+    let mut known = 1;
     let mut connection = if stored.is_null() {
-        match met_at_close(sk) {
-            Some(met) => met,
-            None => return,
+        let fin = if was_left {
+            load::client_has_finished(sk)
+        } else {
+            load::is_same(old.cast_unsigned(), tcp::CLOSE_WAIT.cast_unsigned())
+        };
+        let is_clean = !was_left && identity::is_settled() && bare::is_clean(sk, tp, fin, new);
+        if is_clean && new != tcp::CLOSE {
+            return;
         }
+        let Some(mut met) = bare::meet(sk, tp) else { return };
+        if is_clean {
+            if let Some(counters) = account::counters(met.slot) {
+                // SAFETY: a live map value.
+                account::add(unsafe { &raw mut (*counters).closed });
+            }
+            return;
+        }
+        let facts = Facts::of(sk, tp, fin);
+        known = facts.complete;
+        facts.tell(&mut met, tp);
+        if was_left {
+            // Nothing was lost up to the FIN, or it would be stored.
+            met.flags |= IS_CLOSED;
+            met.set_verdict(if facts.received != 0 { Verdict::Pending } else { Verdict::Idle });
+        }
+        met
     } else {
         // SAFETY: non-null storage of this socket.
         unsafe { *stored }
     };
-    let tp = load::tcp_sock(sk);
-    if tp.is_null() {
-        return;
+    let matters = if was_left {
+        after_fin(sk, tp, &mut connection, known)
+    } else {
+        leaving(ctx, sk, tp, (old, new), (&mut connection, known))
+    };
+    if new == tcp::CLOSE {
+        if was_left && matters && stored.is_null() {
+            remember(&connection);
+        }
+        if known != 0 {
+            ended(&connection);
+        }
+    } else if !stored.is_null() {
+        // SAFETY: non-null storage of this socket.
+        unsafe { *stored = connection };
+    } else if matters {
+        keep(sk, &connection);
     }
+}
+
+/// ESTABLISHED or CLOSE_WAIT is left: the decision. False if the socket goes on telling all that there is to know.
+#[inline(always)]
+fn leaving(
+    ctx: &BtfTracePointContext,
+    sk: *const u8,
+    tp: *const u8,
+    (old, new): (i32, i32),
+    (connection, known): (&mut Connection, u32),
+) -> bool {
     if connection.flags & IS_PROBE_CLIENT != 0 {
-        return;
+        return false;
     }
     let phase = identity::phase(connection.slot, connection.container);
     if connection.flags & IS_PROBE != 0 {
         // Nothing of it counts, nor what is still in flight.
         connection.flags |= IS_COUNTED;
         if !matches!(phase, Phase::Running) {
-            remember(&connection);
+            remember(connection);
         }
-        return;
+        return false;
     }
-    let mut closing = closing_of(sk, tp, &connection, old, new, !stored.is_null());
+    let (mut bits, unread, pending) = closing_of(sk, tp, connection, (old, new), known);
     if connection.flags & MAY_BE_ONE_WAY != 0 {
-        closing.one_way = is_one_way(&connection, &closing, phase);
+        bits.one_way = u32::from(is_one_way(connection, &bits, phase));
     }
-    let mut verdict = decide::closing(&closing);
+    let number = verdict_of(u64::from(bits.pack()), u64::from(unread), u64::from(pending));
+    let mut verdict = Verdict::from_number(number as u32);
     // What the client of a running pod gives up, it might have had answered.
     if matches!((verdict, phase), (Verdict::Lost(Class::Abandoned, _), Phase::Running)) {
-        verdict = if closing.received { Verdict::Served } else { Verdict::Idle };
+        verdict = if bits.received != 0 { Verdict::Served } else { Verdict::Idle };
     }
     connection.flags |= IS_CLOSED;
     connection.set_verdict(verdict);
     if let Verdict::Lost(class, confidence) = verdict {
         connection.flags |= IS_COUNTED;
-        lost(ctx, tp, &mut connection, &closing, (class, confidence, phase));
+        lost(ctx, tp, connection, (&bits, unread), (class, confidence, phase));
     } else if matches!(phase, Phase::Deleting | Phase::Stopping) {
-        answered_late(&connection);
+        answered_late(connection);
     }
-    if !matches!(phase, Phase::Running) || matches!(verdict, Verdict::Lost(..)) {
-        remember(&connection);
+    let matters = !matches!(phase, Phase::Running) || matches!(verdict, Verdict::Lost(..));
+    if matters {
+        remember(connection);
     }
-    if !stored.is_null() {
+    matters
+}
+
+/// From here on there is more to know than the socket tells.
+#[inline(always)]
+fn keep(sk: *const u8, connection: &Connection) {
+    let made = connection::create(sk);
+    if !made.is_null() {
         // SAFETY: non-null storage of this socket.
-        unsafe { *stored = connection };
+        unsafe { *made = *connection };
     }
 }
 
-/// The facts that the decision needs.
+/// The connection is open no more; a late one is counted by what became of it.
+#[inline(always)]
+pub(super) fn ended(connection: &Connection) {
+    if connection.flags & (IS_PROBE | IS_PROBE_CLIENT) != 0 {
+        return;
+    }
+    let Some(counters) = account::counters(connection.slot) else { return };
+    // SAFETY: a live map value.
+    account::add(unsafe { &raw mut (*counters).closed });
+    if connection.opened_phase != 0 && connection.flags & IS_ADOPTED == 0 {
+        late_connection(counters, connection);
+    }
+}
+
+#[inline(always)]
+fn late_connection(counters: *mut Counters, connection: &Connection) {
+    let stopping = usize::from(connection.opened_phase == Phase::Stopping as u8);
+    let lost = connection.flags & IS_COUNTED != 0;
+    let idle = matches!(connection.verdict(), Verdict::Idle);
+    // SAFETY: a live map value; constant indexes.
+    let counter = unsafe {
+        let row = &raw mut (*counters).late_connections;
+        match (stopping == 1, lost, idle) {
+            (false, true, _) => &raw mut (*row)[0][RESULT_LOST],
+            (false, false, true) => &raw mut (*row)[0][RESULT_IDLE],
+            (false, false, false) => &raw mut (*row)[0][RESULT_SERVED],
+            (true, true, _) => &raw mut (*row)[1][RESULT_LOST],
+            (true, false, true) => &raw mut (*row)[1][RESULT_IDLE],
+            (true, false, false) => &raw mut (*row)[1][RESULT_SERVED],
+        }
+    };
+    account::add(counter);
+}
+
+/// The facts that the decision needs, without a branch (see [`load::is_set`]).
 #[inline(always)]
 fn closing_of(
     sk: *const u8,
     tp: *const u8,
     connection: &Connection,
-    old: i32,
-    new: i32,
-    known: bool,
-) -> Closing {
-    let fin = old == tcp::CLOSE_WAIT || connection.flags & HAS_FIN != 0;
+    (old, new): (i32, i32),
+    known: u32,
+) -> (Bits, u32, u32) {
+    let fin = load::is_same(old.cast_unsigned(), tcp::CLOSE_WAIT.cast_unsigned())
+        | load::is_set(u64::from(connection.flags & HAS_FIN));
+    let read = connection.flags & HAS_READ;
     let write_seq: u32 = direct(tp, Field::WriteSeq);
+    let unacked = write_seq.wrapping_sub(direct(tp, Field::SndUna));
+    let farewell = decide::farewell_of_server(connection.protocol());
     let unread = unread_of(tp, fin);
-    // The client's FIN counts as a byte received.
-    let received = direct::<u64>(tp, Field::BytesReceived) > u64::from(fin);
     let sent: u32 = direct(tp, Field::LastSent);
-    let arrived: u32 = direct(tp, Field::LastReceived);
-    Closing {
-        leaving: if new == tcp::CLOSE { Leaving::Close } else { Leaving::Fin },
-        accepted: direct::<u64>(sk, Field::Socket) != 0 || connection.flags & HAS_READ != 0,
+    let has_read_fin = fin & (load::is_set(u64::from(unread)) ^ 1);
+    let bits = Bits {
+        close: load::is_same(new.cast_unsigned(), tcp::CLOSE.cast_unsigned()),
+        accepted: load::is_accepted(sk) | read,
         client_fin: fin,
         client_rst: load::client_has_reset(sk),
-        unread,
-        received,
-        read: connection.flags & HAS_READ != 0,
-        written_since_read: write_seq != connection.wseq_read,
-        unacked: write_seq.wrapping_sub(direct(tp, Field::SndUna))
-            > decide::farewell_of_server(connection.protocol()),
+        // The client's FIN counts as a byte received.
+        received: load::is_less(u64::from(fin), direct(tp, Field::BytesReceived)),
+        read,
+        written_since_read: load::is_same(write_seq, connection.wseq_read) ^ 1,
+        unacked: load::is_less(u64::from(farewell), u64::from(unacked)),
         known,
-        received_last: (sent.wrapping_sub(arrived) as i32) < 0,
-        protocol: connection.protocol(),
-        pending: if known { pending_of(tp, connection, fin && unread == 0, write_seq) } else { u32::MAX },
-        opening: connection.request <= 2,
-        one_way: false,
-    }
+        received_last: sent.wrapping_sub(direct(tp, Field::LastReceived)) >> 31,
+        opening: load::is_less(u64::from(connection.request), 3),
+        one_way: 0,
+        protocol: u32::from(connection.protocol) & 7,
+    };
+    let pending = if known == 0 { u32::MAX } else { pending_of(tp, connection, has_read_fin, write_seq) };
+    (bits, unread, pending)
+}
+
+/// [`decide::closing`] as a function of its own: the verifier looks at it once, for any facts, and not again for each way
+/// that leads to it. That takes numbers for arguments and result, and a name that the linker keeps.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn verdict_of(bits: u64, unread: u64, pending: u64) -> u64 {
+    let closing = Closing::from_bits(bits as u32, unread as u32, pending as u32);
+    u64::from(decide::closing(&closing).to_number())
 }
 
 /// Bytes that the application read and wrote nothing after; a FIN that it read has a sequence number too.
 #[inline(always)]
-fn pending_of(tp: *const u8, connection: &Connection, may_have_read_fin: bool, write_seq: u32) -> u32 {
+fn pending_of(tp: *const u8, connection: &Connection, may_have_read_fin: u32, write_seq: u32) -> u32 {
     if connection.flags & HAS_READ == 0 || write_seq != connection.wseq_read {
         return 0;
     }
@@ -151,21 +237,21 @@ fn pending_of(tp: *const u8, connection: &Connection, may_have_read_fin: bool, w
         return u32::MAX;
     }
     let read = direct::<u32>(tp, Field::CopiedSeq).wrapping_sub(connection.request_from);
-    read.saturating_sub(u32::from(may_have_read_fin))
+    read.saturating_sub(may_have_read_fin)
 }
 
 /// Whether the connection's port never answers. What this connection shows of that is noted: an answer settles it, and so
 /// do a few clients that left content without one while the server lived.
 #[inline(always)]
-fn is_one_way(connection: &Connection, closing: &Closing, phase: Phase) -> bool {
+fn is_one_way(connection: &Connection, bits: &Bits, phase: Phase) -> bool {
     let Some(port) = identity::port_of_connection(connection.slot, connection.local_port) else {
         return false;
     };
     // SAFETY: a live map value. One read and one write, so that of two writers at one moment one is forgotten: one more
     // connection has to tell.
     let seen = unsafe { port.read_volatile() };
-    let is_answered = closing.read && closing.written_since_read;
-    let is_silent = closing.read && !closing.written_since_read && closing.client_fin;
+    let is_answered = bits.read & bits.written_since_read != 0;
+    let is_silent = bits.read & (bits.written_since_read ^ 1) & bits.client_fin != 0;
     let flags = if is_answered {
         seen.flags | PORT_ANSWERED
     } else if is_silent && !matches!(phase, Phase::Stopping) && seen.flags & PORT_SILENT != PORT_SILENT {
@@ -180,11 +266,11 @@ fn is_one_way(connection: &Connection, closing: &Closing, phase: Phase) -> bool 
     seen.is_one_way() && !is_answered
 }
 
-/// Bytes received and not read; the client's FIN has a sequence number of its own until it is read.
+/// Bytes received and not read; the client's FIN (0 or 1) has a sequence number of its own until it is read.
 #[inline(always)]
-fn unread_of(tp: *const u8, fin: bool) -> u32 {
+pub(super) fn unread_of(tp: *const u8, fin: u32) -> u32 {
     let unread = direct::<u32>(tp, Field::RcvNxt).wrapping_sub(direct(tp, Field::CopiedSeq));
-    if fin && unread > 0 { unread - 1 } else { unread }
+    unread - (fin & load::is_set(u64::from(unread)))
 }
 
 #[inline(always)]
@@ -192,14 +278,14 @@ fn lost(
     ctx: &BtfTracePointContext,
     tp: *const u8,
     connection: &mut Connection,
-    closing: &Closing,
+    (bits, unread): (&Bits, u32),
     (class, confidence, phase): (Class, Confidence, Phase),
 ) {
     // A request that was read has its number, also if only a part of it was; one that was not is the next.
-    let is_begun = closing.read && !closing.written_since_read;
+    let is_begun = bits.read & (bits.written_since_read ^ 1) != 0;
     let was_read = matches!(class, Class::Unanswered | Class::Truncated)
         || is_begun
-        || (matches!(class, Class::Abandoned) && closing.unread == 0);
+        || (matches!(class, Class::Abandoned) && unread == 0);
     if !was_read || connection.request == 0 {
         if !was_read {
             answered_late(connection);
@@ -210,7 +296,7 @@ fn lost(
     }
     let late = connection.request_phase != 0;
     let mut attempt = Attempt::on(connection, class, confidence, phase, late);
-    attempt.unread = closing.unread;
+    attempt.unread = unread;
     attempt.unacked = direct::<u32>(tp, Field::WriteSeq).wrapping_sub(direct(tp, Field::SndUna));
     account::loss(&attempt);
     debug!(
@@ -231,7 +317,7 @@ fn answered_late(connection: &Connection) {
 }
 
 #[inline(always)]
-fn remember(connection: &Connection) {
+pub(super) fn remember(connection: &Connection) {
     let counted = if connection.flags & IS_COUNTED != 0 { probe_ebpf::wire::CLOSED_COUNTED } else { 0 };
     account::remember(
         &connection.tuple(),
@@ -262,44 +348,34 @@ pub(super) fn delivered(sk: *const u8) {
     }
 }
 
-/// The way from a closing state to CLOSE: what came after our close, and answers that never arrived.
+/// The way from a closing state to CLOSE: what came after our FIN, and answers that never arrived. True if that is a loss.
 #[inline(always)]
-pub(super) fn gone(sk: *const u8) {
-    let stored = connection::of(sk);
-    if stored.is_null() {
-        return;
-    }
-    let tp = load::tcp_sock(sk);
-    if tp.is_null() {
-        return;
-    }
-    // SAFETY: non-null storage of this socket.
-    let connection = unsafe { &mut *stored };
+fn after_fin(sk: *const u8, tp: *const u8, connection: &mut Connection, known: u32) -> bool {
     if connection.flags & IS_CLOSED == 0 || connection.flags & (IS_PROBE | IS_COUNTED) != 0 {
-        return;
+        return false;
     }
     // A FIN that comes after our close passes no CLOSE_WAIT, but it has its sequence number all the same.
-    let fin = connection.flags & HAS_FIN != 0 || load::client_has_finished(sk);
+    let fin = load::is_set(u64::from(connection.flags & HAS_FIN)) | load::client_has_finished(sk);
     let unread = unread_of(tp, fin);
     let found = if unread > 0 {
         decide::data_after_close(connection.verdict(), connection.protocol(), unread)
     } else if matches!(connection.verdict(), Verdict::Pending)
-        && !load::client_has_reset(sk)
+        && load::client_has_reset(sk) == 0
         && !answer_arrived(tp, connection.protocol())
     {
         Some(decide::died_pending(connection.protocol()))
     } else {
         None
     };
-    if let Some((class, confidence)) = found {
-        after_close(connection, class, confidence, unread);
-    }
+    let Some((class, confidence)) = found else { return false };
+    after_close(connection, class, if known != 0 { confidence } else { Confidence::Inferred }, unread);
+    true
 }
 
 /// All but our FIN, which is the last of the sequence, and a farewell before it was acknowledged. FINs that cross pass no
 /// FIN_WAIT2.
 #[inline(always)]
-fn answer_arrived(tp: *const u8, protocol: Protocol) -> bool {
+pub(super) fn answer_arrived(tp: *const u8, protocol: Protocol) -> bool {
     direct::<u32>(tp, Field::WriteSeq).wrapping_sub(direct(tp, Field::SndUna))
         <= 1 + decide::farewell_of_server(protocol)
 }

@@ -71,7 +71,7 @@ fn on_closed(skb: *const u8) {
         return;
     }
     // SAFETY: a live map value.
-    stale(unsafe { &*port }, &packet, Confidence::Observed);
+    stale(unsafe { &*port }, &packet, Confidence::Observed, 1);
 }
 
 #[inline(always)]
@@ -96,7 +96,7 @@ fn data(port: &Port, packet: &Packet) {
     let slot = SlotRef { slot: port.slot, generation: port.generation };
     let tuple = tuple_of(packet);
     if account::remembered_of(slot, &tuple).is_some() {
-        stale(port, packet, Confidence::Inferred);
+        stale(port, packet, Confidence::Inferred, 1);
         return;
     }
     let phase = identity::phase(slot, port.container);

@@ -224,6 +224,23 @@ pub(super) fn is_of_this_node(cookie: u64) -> bool {
     cookie == load::host_net() || slot_of_namespace(cookie).is_some()
 }
 
+/// Every pod of the node is running: [`phase`] has one answer for all.
+#[inline(always)]
+pub(super) fn is_settled() -> bool {
+    match (maps::STOPS.get(wire::STOPS_SEEN), maps::STOPS.get(wire::STOPS_SETTLED)) {
+        (Some(seen), Some(settled)) => seen == settled,
+        _ => false,
+    }
+}
+
+/// A container is about to stop.
+#[inline(always)]
+pub(super) fn unsettle() {
+    if let Some(seen) = maps::STOPS.get_ptr_mut(wire::STOPS_SEEN) {
+        account::add(seen);
+    }
+}
+
 /// Phase of a connection to a container (or to a slot, where the container is not known).
 #[inline(always)]
 pub(super) fn phase(slot: SlotRef, container: u32) -> Phase {

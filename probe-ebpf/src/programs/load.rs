@@ -5,6 +5,7 @@
 
 use super::maps;
 use aya_ebpf::helpers::generated;
+use core::arch::asm;
 use core::mem::MaybeUninit;
 use probe_ebpf::fields::{Field, Offsets};
 
@@ -24,6 +25,7 @@ pub(super) mod tcp {
     pub(in super::super) const CLOSE_WAIT: i32 = 8;
     pub(in super::super) const LAST_ACK: i32 = 9;
     pub(in super::super) const LISTEN: i32 = 10;
+    pub(in super::super) const CLOSING: i32 = 11;
     pub(in super::super) const NEW_SYN_RECV: u8 = 12;
 }
 /// Address family (include/linux/socket.h).
@@ -127,6 +129,31 @@ pub(super) fn tcp_sock(sk: *const u8) -> *const u8 {
     unsafe { generated::bpf_skc_to_tcp_sock(sk.cast_mut().cast()).cast() }
 }
 
+/// 1 if the number is not 0, else 0. Without a branch: of several facts the verifier would follow each combination. (BPF has
+/// no instruction for it, and what the compiler recognises it turns into a branch.)
+#[inline(always)]
+pub(super) fn is_set(number: u64) -> u32 {
+    let mut negated = number;
+    // SAFETY: arithmetic on a register.
+    unsafe { asm!("{0} = -{0}", inout(reg) negated, options(pure, nomem, nostack)) };
+    ((number | negated) >> 63) as u32
+}
+
+/// 1 if both numbers are the same, else 0; see [`is_set`].
+#[inline(always)]
+pub(super) fn is_same(a: u32, b: u32) -> u32 {
+    is_set(u64::from(a ^ b)) ^ 1
+}
+
+/// 1 if the first number is the smaller one, else 0; see [`is_set`]. Both are below 2^63.
+#[inline(always)]
+pub(super) fn is_less(a: u64, b: u64) -> u32 {
+    let mut difference = a;
+    // SAFETY: as above.
+    unsafe { asm!("{0} -= {1}", inout(reg) difference, in(reg) b, options(pure, nomem, nostack)) };
+    (difference >> 63) as u32
+}
+
 /// CLOCK_MONOTONIC.
 #[inline(always)]
 pub(super) fn now_ns() -> u64 {
@@ -151,20 +178,26 @@ pub(super) fn net_cookie(sk: *const u8) -> u64 {
     direct(net, Field::NetCookie)
 }
 
-/// The client's FIN has come, in whatever state (SOCK_DONE of enum sock_flags, include/net/sock.h).
+/// 1 if accept() took the connection, else 0. With a branch: the verifier allows no arithmetic on pointers.
 #[inline(always)]
-pub(super) fn client_has_finished(sk: *const u8) -> bool {
-    const SOCK_DONE: u64 = 1 << 1;
-    direct::<u64>(sk, Field::Flags) & SOCK_DONE != 0
+pub(super) fn is_accepted(sk: *const u8) -> u32 {
+    u32::from(direct::<u64>(sk, Field::Socket) != 0)
 }
 
-/// The client's RST is what ends the connection: tcp_reset sets one of these errors before the state, and nothing else
+/// 1 if the client's FIN has come, in whatever state (SOCK_DONE of enum sock_flags, include/net/sock.h); see [`is_set`].
+#[inline(always)]
+pub(super) fn client_has_finished(sk: *const u8) -> u32 {
+    (direct::<u64>(sk, Field::Flags) >> 1) as u32 & 1
+}
+
+/// 1 if the client's RST is what ends the connection: tcp_reset sets one of these errors before the state, and nothing else
 /// does (net/ipv4/tcp_input.c; a reset of our own sets its error after the state).
 #[inline(always)]
-pub(super) fn client_has_reset(sk: *const u8) -> bool {
-    const EPIPE: i32 = 32;
-    const ECONNRESET: i32 = 104;
-    matches!(direct(sk, Field::Error), EPIPE | ECONNRESET)
+pub(super) fn client_has_reset(sk: *const u8) -> u32 {
+    const EPIPE: u32 = 32;
+    const ECONNRESET: u32 = 104;
+    let error: u32 = direct(sk, Field::Error);
+    is_same(error, EPIPE) | is_same(error, ECONNRESET)
 }
 
 #[inline(always)]

@@ -38,6 +38,10 @@ pub(super) static NAMESPACES: HashMap<u64, SlotRef> = HashMap::with_max_entries(
 /// Raised by user space with every container and address: until then a namespace that is nobody's stays nobody's.
 #[map]
 pub(super) static EPOCH: Array<u32> = Array::with_max_entries(1, 0);
+/// How many stops there were, and how many of them are over: see `wire::STOPS_SEEN`, which the kernel writes, and
+/// `wire::STOPS_SETTLED`, which user space does.
+#[map]
+pub(super) static STOPS: Array<u64> = Array::with_max_entries(2, 0);
 /// Address -> slot. User space writes.
 #[map]
 pub(super) static ADDRESSES: HashMap<[u64; 2], SlotRef> = HashMap::with_max_entries(wire::ADDRESSES, 0);
@@ -64,6 +68,7 @@ pub(super) static ANOMALIES: Array<u64> = Array::with_max_entries(anomaly::COUNT
 /// Records for user space.
 #[map]
 pub(super) static RING: RingBuf = RingBuf::with_byte_size(wire::RING_BYTES, 0);
-/// State of each connection of a watched pod, and of the probes' client sockets. Dies with the socket.
+/// State of the connections of watched pods that have more to remember than their sockets tell (see `bare`), and of the
+/// probes' client sockets. Dies with the socket.
 #[btf_map]
 pub(super) static CONNECTIONS: SkStorage<Connection> = SkStorage::new();

@@ -8,11 +8,11 @@ use super::connection::{
     self, Connection, HAS_CHATTER, HAS_READ, IS_ADOPTED, IS_PROBE, IS_PROBE_CLIENT, MAY_BE_ONE_WAY, fill_ends,
 };
 use super::load::{self, direct, tcp};
-use super::{account, identity};
+use super::{account, bare, identity};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::class::Phase;
 use probe_ebpf::fields::Field;
-use probe_ebpf::wire::PORT_ANSWERED;
+use probe_ebpf::wire::{PORT_ANSWERED, PORT_GREETS};
 
 #[btf_tracepoint(function = "tcp_rcv_space_adjust")]
 pub(crate) fn tcp_rcv_space_adjust(ctx: BtfTracePointContext) -> i32 {
@@ -25,7 +25,7 @@ pub(crate) fn tcp_rcv_space_adjust(ctx: BtfTracePointContext) -> i32 {
     }
     let stored = connection::of(sk);
     if stored.is_null() {
-        adopt(sk);
+        unstored(sk);
         return 0;
     }
     // SAFETY: non-null storage of this socket; its reads are serialised by the socket lock.
@@ -41,6 +41,9 @@ pub(crate) fn tcp_rcv_space_adjust(ctx: BtfTracePointContext) -> i32 {
     if connection.flags & HAS_READ == 0 {
         // The listener may be older than the agent.
         identity::learn_init(load::current_task(), connection.container);
+        if connection.flags & MAY_BE_ONE_WAY != 0 && bare::has_written(tp) {
+            greets(connection);
+        }
     }
     let is_next = connection.flags & HAS_READ == 0 || connection.wseq_read != write_seq;
     if connection.flags & (HAS_CHATTER | MAY_BE_ONE_WAY) != 0 {
@@ -52,6 +55,15 @@ pub(crate) fn tcp_rcv_space_adjust(ctx: BtfTracePointContext) -> i32 {
         connection.flags |= HAS_READ;
     }
     0
+}
+
+/// Something was written before the first read.
+#[inline(always)]
+fn greets(connection: &Connection) {
+    if let Some(port) = identity::port_of_connection(connection.slot, connection.local_port) {
+        // SAFETY: a live map value; the next connection says it again if it is lost in a race.
+        unsafe { (*port).flags |= PORT_GREETS };
+    }
 }
 
 /// What plain HTTP/1 has no need of: how much was read since the last answer, and that the port answers.
@@ -90,9 +102,10 @@ fn next_request(connection: &mut Connection) {
     connection.request_phase = phase as u8;
 }
 
-/// A connection of a watched pod that is older than the agent becomes known at its first read.
+/// A read on a socket of which nothing is stored. Nothing need be as long as it is the first request of its connection and
+/// the pod runs; a connection that is older than the agent becomes known here.
 #[inline(always)]
-fn adopt(sk: *const u8) {
+fn unstored(sk: *const u8) {
     let state = i32::from(direct::<u8>(sk, Field::State));
     if state != tcp::ESTABLISHED && state != tcp::CLOSE_WAIT {
         return;
@@ -101,33 +114,52 @@ fn adopt(sk: *const u8) {
     if cookie == load::host_net() {
         return;
     }
-    let Some(slot) = identity::slot_of_frequent(cookie, sk) else { return };
-    // An outbound connection has a local port that nobody listens on.
-    let Some(port) = identity::client_port(slot.slot, direct(sk, Field::LocalPort)) else { return };
     let tp = load::tcp_sock(sk);
     if tp.is_null() {
         return;
     }
-    let mut adopted = Connection::EMPTY;
-    fill_ends(&mut adopted, sk, tp);
-    if adopted.peer == adopted.local || load::is_loopback(adopted.peer) {
+    let has_written = bare::has_written(tp);
+    if !has_written && identity::is_settled() {
+        bare::mark(sk);
+        return;
+    }
+    let Some(slot) = identity::slot_of_frequent(cookie, sk) else { return };
+    // An outbound connection has a local port that nobody listens on.
+    let Some(port) = identity::client_port(slot.slot, direct(sk, Field::LocalPort)) else { return };
+    let mut met = Connection::EMPTY;
+    fill_ends(&mut met, sk, tp);
+    if met.peer == met.local || load::is_loopback(met.peer) {
         return;
     }
     // SAFETY: a live map value.
-    adopted.belongs_to(unsafe { &*port });
-    identity::learn_init(load::current_task(), adopted.container);
-    adopted.flags |= HAS_READ | IS_ADOPTED;
-    adopted.read_to = direct(tp, Field::CopiedSeq);
-    adopted.wseq_read = direct(tp, Field::WriteSeq);
-    adopted.request = 1;
-    adopted.request_phase = identity::phase(adopted.slot, adopted.container) as u8;
-    let connection = connection::create(sk);
-    if !connection.is_null() {
-        if let Some(counters) = account::counters(adopted.slot) {
+    met.belongs_to(unsafe { &*port });
+    let is_plain = met.flags == 0;
+    if !has_written && is_plain && matches!(identity::phase(met.slot, met.container), Phase::Running) {
+        bare::mark(sk);
+        return;
+    }
+    identity::learn_init(load::current_task(), met.container);
+    met.flags |= HAS_READ;
+    met.read_to = direct(tp, Field::CopiedSeq);
+    met.wseq_read = direct(tp, Field::WriteSeq);
+    let is_first_seen = !bare::is_marked(sk);
+    if !is_first_seen {
+        // The first request began while the pod ran.
+        met.request = 1;
+    }
+    if is_first_seen || has_written {
+        next_request(&mut met);
+    }
+    if is_first_seen && (has_written || !is_plain) {
+        met.flags |= IS_ADOPTED;
+        if let Some(counters) = account::counters(met.slot) {
             // SAFETY: a live map value.
             account::add(unsafe { &raw mut (*counters).opened });
         }
+    }
+    let connection = connection::create(sk);
+    if !connection.is_null() {
         // SAFETY: non-null storage of this socket.
-        unsafe { *connection = adopted };
+        unsafe { *connection = met };
     }
 }

@@ -7,7 +7,7 @@ use super::account::{self, Attempt};
 use super::connection::{self, IS_CLOSED, IS_PROBE};
 use super::load::{self, direct, tcp};
 use super::packet::{self, ACK, FIN, Packet, RST, SYN};
-use super::{closing, identity, misrouted};
+use super::{bare, closing, identity, misrouted};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::decide::{self, Verdict};
@@ -31,12 +31,21 @@ pub(crate) fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     match direct::<u8>(sk, Field::State) {
-        tcp::TIME_WAIT => time_wait(sk, skb),
+        tcp::TIME_WAIT => on_remains(sk, skb, 1),
         tcp::NEW_SYN_RECV => {}
         state if i32::from(state) == tcp::LISTEN => on_listener(sk, skb),
         _ => on_closed(sk, skb),
     }
     0
+}
+
+/// The same on a socket of which nothing is stored: its last attempt was not lost, or its tuple says so.
+#[inline(always)]
+fn bare_closed(sk: *const u8, skb: *const u8) {
+    let state = i32::from(direct::<u8>(sk, Field::State));
+    if matches!(state, tcp::FIN_WAIT1 | tcp::FIN_WAIT2 | tcp::CLOSING | tcp::LAST_ACK | tcp::CLOSE) {
+        on_remains(sk, skb, if bare::is_marked(sk) { 2 } else { 1 });
+    }
 }
 
 /// A segment of a connection that the namespace does not know, to a port on which it listens.
@@ -55,6 +64,7 @@ fn on_listener(sk: *const u8, skb: *const u8) {
 fn on_closed(sk: *const u8, skb: *const u8) {
     let stored = connection::of(sk);
     if stored.is_null() {
+        bare_closed(sk, skb);
         return;
     }
     // SAFETY: non-null storage of this socket.
@@ -81,10 +91,10 @@ fn tells_of_data(packet: &Packet) -> bool {
     packet.payload > 0 || packet.flags & (FIN | SYN | RST) == FIN
 }
 
-/// A segment reached what is left of a connection after its close. The minisock has addresses and a namespace, no
-/// storage: the memory of closed tuples says whether its last attempt was counted.
+/// A segment reached what is left of a connection after its close. A minisock has addresses and a namespace, no storage:
+/// the memory of closed tuples says whether its last attempt was counted.
 #[inline(always)]
-fn time_wait(sk: *const u8, skb: *const u8) {
+fn on_remains(sk: *const u8, skb: *const u8, next: u32) {
     let Some(packet) = packet::parse(skb) else { return };
     if !tells_of_data(&packet) {
         return;
@@ -96,12 +106,13 @@ fn time_wait(sk: *const u8, skb: *const u8) {
     }
     // SAFETY: a live map value.
     let port = unsafe { *port };
-    stale(&port, &packet, Confidence::Observed);
+    stale(&port, &packet, Confidence::Observed, next);
 }
 
-/// Counts a request on a connection that the server had closed, once for its tuple.
+/// Counts a request on a connection that the server had closed, once for its tuple. `next` is its number where the memory
+/// of closed tuples does not tell.
 #[inline(always)]
-pub(super) fn stale(port: &Port, packet: &Packet, confidence: Confidence) {
+pub(super) fn stale(port: &Port, packet: &Packet, confidence: Confidence, next: u32) {
     let protocol = port.protocol();
     if decide::data_after_close(Verdict::Served, protocol, packet.payload).is_none() {
         return;
@@ -121,7 +132,7 @@ pub(super) fn stale(port: &Port, packet: &Packet, confidence: Confidence) {
         None => {
             // Closed while the pod was running: what came before is not known, but this is the first such segment.
             account::remember(&tuple, &counted(port, Phase::Running));
-            (1, 0)
+            (next, 0)
         }
     };
     let mut attempt = attempt_of(slot, port.container, packet, Class::StaleReuse, confidence, phase);
@@ -194,7 +205,7 @@ fn half_open(port: *mut Port, packet: &Packet) {
     if account::remembered_of(slot, &tuple).is_some() {
         // A connection that was reset: segments that were in flight. Or one counted here before.
         if packet.payload > 0 && seen.half_open == 0 {
-            stale(&seen, packet, Confidence::Observed);
+            stale(&seen, packet, Confidence::Observed, 1);
         }
         return;
     }
@@ -207,7 +218,7 @@ fn half_open(port: *mut Port, packet: &Packet) {
         account::loss(&attempt_of(slot, seen.container, packet, class, confidence, phase));
     } else if packet.payload > 0 && !matches!(phase, Phase::Running) {
         // Its TIME_WAIT is over: the client did not look for a minute.
-        stale(&seen, packet, Confidence::Inferred);
+        stale(&seen, packet, Confidence::Inferred, 1);
     }
 }
 

@@ -83,6 +83,7 @@ pub(super) fn stop(container: u32, slot: SlotRef, task: *const u8) {
         // SAFETY: a live map value; of two writers either is right.
         unsafe {
             if (*state).stop_ns == 0 {
+                identity::unsettle();
                 (*state).stop_ns = now;
                 listener::stopping(task);
             }

@@ -1,12 +1,12 @@
 //! `tp_btf/inet_sock_set_state` (5.10+): births and ends of connections and listeners.
 //!
 //! Rate: a handful per connection on the node. A socket of an unwatched namespace costs one map miss at its birth and
-//! one empty storage look-up at its end. The decision about a closing connection is taken here. With a full ring only
-//! evidence is lost.
+//! one at its end. The decision about a closing connection is taken here, and a late one is counted by what became of it:
+//! every socket comes by CLOSE before it is destroyed (inet_csk_destroy_sock). With a full ring only evidence is lost.
 
 use super::connection::{self, Connection, HAS_CHATTER, IS_PROBE};
 use super::load::{self, direct, tcp};
-use super::{account, closing, identity, listener, probe};
+use super::{account, bare, closing, identity, listener, probe};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::class::Phase;
 use probe_ebpf::fields::Field;
@@ -25,8 +25,9 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     }
     match (old, new) {
         (tcp::SYN_RECV, tcp::ESTABLISHED) => established(sk),
-        (tcp::ESTABLISHED | tcp::CLOSE_WAIT, tcp::FIN_WAIT1 | tcp::LAST_ACK | tcp::CLOSE) => {
-            closing::leaving(&ctx, sk, old, new);
+        (tcp::ESTABLISHED | tcp::CLOSE_WAIT, tcp::FIN_WAIT1 | tcp::LAST_ACK | tcp::CLOSE)
+        | (tcp::FIN_WAIT1 | tcp::FIN_WAIT2 | tcp::CLOSING | tcp::LAST_ACK, tcp::CLOSE) => {
+            closing::over(&ctx, sk, old, new);
         }
         (tcp::ESTABLISHED, tcp::CLOSE_WAIT) => closing::client_fin(sk),
         (tcp::FIN_WAIT1, tcp::FIN_WAIT2) => closing::delivered(sk),
@@ -35,7 +36,6 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
         (tcp::CLOSE, tcp::SYN_SENT) => probe::connecting(sk),
         (tcp::SYN_SENT, tcp::ESTABLISHED) => probe::connected(sk),
         (tcp::SYN_SENT, tcp::CLOSE) => probe::failed(sk),
-        (_, tcp::CLOSE) => closing::gone(sk),
         _ => {}
     }
     0
@@ -101,6 +101,8 @@ fn established(sk: *const u8) {
             if !matches!(phase, Phase::Running) {
                 account::add(&raw mut (*counters).late_opened);
                 account::late_attempt(counters, phase, load::now_ns());
+            } else if bare::is_enough(&ends, &*port) && load::net_cookie(sk) != load::host_net() {
+                return;
             }
         }
     }

@@ -6,8 +6,8 @@ use probe_core::command::Command;
 use probe_core::monitor::KernelTables;
 use probe_ebpf::wire::{
     self, CLOSED_NS, Closed, Container, Control, Counters, HOST_SCOPE, NONE, PORT_DECLARED, PORT_PROBE,
-    PORT_PROTOCOL, PORT_PROTOCOL_SHIFT, PORT_SERVICE, Port, PortKey, SLOT_DELETING, SLOT_SERVED, Slot,
-    SlotRef, Tuple, anomaly,
+    PORT_PROTOCOL, PORT_PROTOCOL_SHIFT, PORT_SERVICE, Port, PortKey, SLOT_DELETING, SLOT_SERVED, STOPS_SEEN,
+    STOPS_SETTLED, Slot, SlotRef, Tuple, UNSETTLED, anomaly,
 };
 use std::net::IpAddr;
 use thiserror::Error;
@@ -81,6 +81,7 @@ pub(super) struct Tables {
     closed: HashMap<MapData, Plain<Tuple>, Plain<Closed>>,
     anomalies: Array<MapData, u64>,
     epoch: Array<MapData, u32>,
+    stops: Array<MapData, u64>,
 }
 
 /// Takes a map out of the object, with a type.
@@ -106,6 +107,7 @@ impl Tables {
             closed: take(ebpf, "CLOSED")?,
             anomalies: take(ebpf, "ANOMALIES")?,
             epoch: take(ebpf, "EPOCH")?,
+            stops: take(ebpf, "STOPS")?,
         })
     }
 
@@ -127,7 +129,10 @@ impl Tables {
     pub(super) fn apply(&mut self, command: &Command) -> Result<(), ApplyError> {
         match *command {
             Command::WatchSlot { slot } => self.watch(slot),
-            Command::MarkDeleting { slot } => self.flag(slot, SLOT_DELETING, true),
+            Command::MarkDeleting { slot } => {
+                self.stops.set(STOPS_SETTLED, UNSETTLED, 0).map_err(failed("unsettle"))?;
+                self.flag(slot, SLOT_DELETING, true)
+            }
             Command::SetServed { slot, served } => self.flag(slot, SLOT_SERVED, served),
             Command::ForgetSlot { slot } => self.forget(slot),
             Command::AddAddress { address, slot } => {
@@ -172,6 +177,24 @@ impl Tables {
                 Ok(())
             }
         }
+    }
+
+    /// Has the programs take the short way if no container is stopping and no pod is being deleted. A stop in the meantime is
+    /// a higher number than the one that is written.
+    pub(super) fn settle(&mut self) -> Result<(), ApplyError> {
+        let seen = self.stops.get(&STOPS_SEEN, 0).map_err(failed("read the stops"))?;
+        if self.stops.get(&STOPS_SETTLED, 0).map_err(failed("read the stops"))? == seen {
+            return Ok(());
+        }
+        let is_kept =
+            |state: Result<Plain<Slot>, _>| state.is_ok_and(|slot| slot.0.flags & SLOT_DELETING == 0);
+        let runs = |entry: Result<(u64, u32), _>| {
+            entry.is_ok_and(|(_, index)| self.container(index).is_ok_and(|container| container.stop_ns == 0))
+        };
+        if !self.slots.iter().all(is_kept) || !self.cgroups.iter().all(runs) {
+            return Ok(());
+        }
+        self.stops.set(STOPS_SETTLED, seen, 0).map_err(failed("settle"))
     }
 
     /// What was nobody's may be somebody's now.
