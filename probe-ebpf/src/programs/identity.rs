@@ -351,6 +351,12 @@ pub(super) fn is_init(task: *const u8, container: u32) -> bool {
     learned != 0 && learned != OWN_PIDS && probe(task, Field::Tgid) == Some(learned)
 }
 
+/// It is known which process the container is; if not, [`learn_init`] is to be asked at the next read.
+#[inline(always)]
+pub(super) fn has_init(container: u32) -> bool {
+    maps::CONTAINERS.get(container).is_some_and(|state| state.init != 0)
+}
+
 /// Remembers which process the container is, where its pid namespace does not tell because it is the pod's or the node's:
 /// the oldest ancestor of a task of the container that is in the container too.
 #[inline(always)]

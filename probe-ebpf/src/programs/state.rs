@@ -101,7 +101,10 @@ fn established(sk: *const u8) {
             if !matches!(phase, Phase::Running) {
                 account::add(&raw mut (*counters).late_opened);
                 account::late_attempt(counters, phase, load::now_ns());
-            } else if bare::is_enough(&ends, &*port) && load::net_cookie(sk) != load::host_net() {
+            } else if bare::is_enough(&ends, &*port)
+                && identity::has_init(ends.container)
+                && load::net_cookie(sk) != load::host_net()
+            {
                 return;
             }
         }
