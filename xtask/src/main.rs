@@ -10,6 +10,7 @@
 )]
 
 mod check;
+mod deploy;
 mod full;
 mod launch;
 mod metadata;
@@ -72,6 +73,11 @@ enum Command {
     /// Formatting, lints (BPF target included), dependency policy, house rules
     #[command(after_help = "Examples:\n  cargo xtask check\n  cargo xtask check --yes")]
     Check(ConsentArgs),
+    /// What is in deploy/: alert rules and their tests, the chart and what is made from it; builds helm once
+    #[command(
+        after_help = "Examples:\n  cargo xtask deploy\n  cargo xtask deploy --update  make the kustomize base and golden files anew"
+    )]
+    Deploy(DeployArgs),
     /// Everything long: all tests, the demo in all its forms, the matrix, the benchmark; reports go into reports/
     #[command(after_help = "Examples:\n  cargo xtask full --yes\n  cargo xtask full demo-blind bench")]
     Full(FullArgs),
@@ -83,6 +89,13 @@ struct FullArgs {
     consent: ConsentArgs,
     /// Steps to run [default: all of them]
     steps: Vec<String>,
+}
+
+#[derive(Args)]
+struct DeployArgs {
+    /// Write the files that are made from the chart
+    #[arg(long)]
+    update: bool,
 }
 
 #[derive(Args)]
@@ -148,6 +161,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Bench(args) => launch::exec(&args.consent.setup(), "bench", &args.args),
         Command::Accuracy(args) => launch::exec(&args.consent.setup(), "accuracy", &args.args),
         Command::Check(consent) => check::run(&consent.setup()),
+        Command::Deploy(args) => deploy::run(args.update),
         Command::Full(full) => full::run(&full.consent.setup(), &full.steps),
     }
 }
