@@ -2,8 +2,8 @@
 //!
 //! One layer with one file: `/drainscope`, linked statically against glibc, so the image needs no base. The archive is the one
 //! that `docker save` writes (manifest.json, configuration, layer), which `ctr images import`, `docker load`, `podman load` and skopeo
-//! read. Times, owners and paths are fixed: the same commit and toolchain, at the same place, make the same bytes. deploy/Dockerfile does the same
-//! where there is Docker.
+//! read. Times and owners are fixed: the same commit and toolchain, at the same place, make the same bytes. deploy/Dockerfile does
+//! the same where there is Docker.
 
 use std::env::consts::ARCH;
 use std::fs;
@@ -54,7 +54,7 @@ pub(crate) fn run(setup: &Setup, out: &Path, tag: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// The agent, static and stripped, without the paths of the workspace and of cargo.
+/// The agent, static and stripped. The kernel programs in it still name places of the build, in their line information.
 fn build(metadata: &Metadata) -> Result<PathBuf> {
     let host = process::capture(process::command("rustc").arg("-vV"))?;
     let target = host.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc names no host")?;
