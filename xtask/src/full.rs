@@ -11,10 +11,12 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 
 use crate::setup::Setup;
-use crate::{launch, process, suites};
+use crate::{deploy, launch, process, suites};
 
 /// The step that runs every test.
 const TEST: &str = "test";
+/// The step that builds helm and checks what is in deploy/.
+const DEPLOY: &str = "deploy";
 /// Report name, program, arguments.
 const STEPS: [(&str, &str, &[&str]); 7] = [
     ("demo-delay-1", "demo", &["--delay", "1"]),
@@ -28,9 +30,12 @@ const STEPS: [(&str, &str, &[&str]); 7] = [
 
 /// Runs all steps; false when one failed.
 pub(crate) fn run(setup: &Setup, wanted: &[String]) -> Result<bool> {
-    let known = |name: &String| name == TEST || STEPS.iter().any(|(step, ..)| step == name);
+    let known = |name: &String| {
+        [TEST, DEPLOY].contains(&name.as_str()) || STEPS.iter().any(|(step, ..)| step == name)
+    };
     if let Some(unknown) = wanted.iter().find(|name| !known(name)) {
-        let names: Vec<&str> = std::iter::once(TEST).chain(STEPS.iter().map(|(name, ..)| *name)).collect();
+        let names: Vec<&str> =
+            [TEST, DEPLOY].into_iter().chain(STEPS.iter().map(|(name, ..)| *name)).collect();
         bail!("no step is named {unknown}; there are {}", names.join(", "));
     }
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
@@ -43,6 +48,10 @@ pub(crate) fn run(setup: &Setup, wanted: &[String]) -> Result<bool> {
     if is_wanted(TEST) {
         let begun = Instant::now();
         verdicts.push((TEST, suites::run(setup, &[])?, begun.elapsed()));
+    }
+    if is_wanted(DEPLOY) {
+        let begun = Instant::now();
+        verdicts.push((DEPLOY, deploy::run(false)?, begun.elapsed()));
     }
     for (name, program, args) in STEPS.into_iter().filter(|(name, ..)| is_wanted(name)) {
         eprintln!("full: {name}");

@@ -10,7 +10,9 @@
 )]
 
 mod check;
+mod deploy;
 mod full;
+mod image;
 mod launch;
 mod metadata;
 mod privilege;
@@ -72,6 +74,16 @@ enum Command {
     /// Formatting, lints (BPF target included), dependency policy, house rules
     #[command(after_help = "Examples:\n  cargo xtask check\n  cargo xtask check --yes")]
     Check(ConsentArgs),
+    /// What is in deploy/: alert rules and their tests, the chart and what is made from it; builds helm once
+    #[command(
+        after_help = "Examples:\n  cargo xtask deploy\n  cargo xtask deploy --update  make the kustomize base and golden files anew"
+    )]
+    Deploy(DeployArgs),
+    /// The agent as a container image in a file: static, reproducible, made without a registry
+    #[command(
+        after_help = "Examples:\n  cargo xtask image drainscope.tar\n  ctr -n k8s.io images import drainscope.tar"
+    )]
+    Image(ImageArgs),
     /// Everything long: all tests, the demo in all its forms, the matrix, the benchmark; reports go into reports/
     #[command(after_help = "Examples:\n  cargo xtask full --yes\n  cargo xtask full demo-blind bench")]
     Full(FullArgs),
@@ -83,6 +95,24 @@ struct FullArgs {
     consent: ConsentArgs,
     /// Steps to run [default: all of them]
     steps: Vec<String>,
+}
+
+#[derive(Args)]
+struct ImageArgs {
+    #[command(flatten)]
+    consent: ConsentArgs,
+    /// File that is written, in the form of `docker save`
+    out: PathBuf,
+    /// Tag in place of the version
+    #[arg(long)]
+    tag: Option<String>,
+}
+
+#[derive(Args)]
+struct DeployArgs {
+    /// Write the files that are made from the chart
+    #[arg(long)]
+    update: bool,
 }
 
 #[derive(Args)]
@@ -148,6 +178,10 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Bench(args) => launch::exec(&args.consent.setup(), "bench", &args.args),
         Command::Accuracy(args) => launch::exec(&args.consent.setup(), "accuracy", &args.args),
         Command::Check(consent) => check::run(&consent.setup()),
+        Command::Image(args) => {
+            image::run(&args.consent.setup(), &args.out, args.tag.as_deref()).map(|()| true)
+        }
+        Command::Deploy(args) => deploy::run(args.update),
         Command::Full(full) => full::run(&full.consent.setup(), &full.steps),
     }
 }

@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::privilege::{self, Obstacle};
 use crate::process;
+pub(crate) use rust_src::user_cache;
 
 /// The version that the build was tested with, installed when there is none.
 const BPF_LINKER: &str = "0.10.3";
