@@ -10,6 +10,7 @@
 )]
 
 mod check;
+mod cluster;
 mod full;
 mod launch;
 mod metadata;
@@ -24,6 +25,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cluster::ClusterArgs;
 use crate::setup::{Consent, Setup};
 
 #[derive(Parser)]
@@ -69,6 +71,8 @@ enum Command {
                             A server that is not installed is a skip (cargo xtask setup --servers installs them), \
                             with DRAINSCOPE_REQUIRE=all a failure.")]
     Accuracy(LaunchArgs),
+    /// A real one-node Kubernetes in namespaces of its own: start it, end it, run programs in it
+    Cluster(ClusterArgs),
     /// Formatting, lints (BPF target included), dependency policy, house rules
     #[command(after_help = "Examples:\n  cargo xtask check\n  cargo xtask check --yes")]
     Check(ConsentArgs),
@@ -147,6 +151,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Demo(args) => launch::exec(&args.consent.setup(), "demo", &args.args),
         Command::Bench(args) => launch::exec(&args.consent.setup(), "bench", &args.args),
         Command::Accuracy(args) => launch::exec(&args.consent.setup(), "accuracy", &args.args),
+        Command::Cluster(args) => cluster::run(&args),
         Command::Check(consent) => check::run(&consent.setup()),
         Command::Full(full) => full::run(&full.consent.setup(), &full.steps),
     }

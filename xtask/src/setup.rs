@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::privilege::{self, Obstacle};
 use crate::process;
+pub(crate) use rust_src::user_cache;
 
 /// The version that the build was tested with, installed when there is none.
 const BPF_LINKER: &str = "0.10.3";
@@ -89,6 +90,11 @@ impl Setup {
     /// The languages that the matrix has servers in.
     pub(crate) fn servers(&self) -> Result<()> {
         programs::ensure(self.consent, programs::SERVERS)
+    }
+
+    /// What `cargo xtask cluster` runs and builds with.
+    pub(crate) fn cluster(&self) -> Result<()> {
+        programs::ensure(self.consent, programs::CLUSTER)
     }
 
     /// What `check` needs besides a build.
