@@ -1,4 +1,4 @@
-//! `cargo xtask cluster`: a real one-node Kubernetes for the agent to be right against.
+//! `cargo xtask cluster`: a real one-node Kubernetes for the agent to be right against; `test` runs the experiments in it.
 //!
 //! The programs are the published ones, built once as the user and cached ([`build`]). The node is a network, mount and pid namespace ([`node`]): nothing
 //! of the machine's own network, mounts or settings is touched, and the end of the namespace's first process ends all that ran there. Only the kubelet's cgroups
@@ -18,8 +18,10 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::launch;
 use crate::metadata::Metadata;
 use crate::privilege::{self, Privilege};
+use crate::process;
 use crate::setup::{Consent, Setup};
 use build::Programs;
 use node::Node;
@@ -67,6 +69,20 @@ enum Action {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<OsString>,
     },
+    /// Start a cluster, run the agent in it through rolling updates and all other ways to end, and take it down
+    #[command(
+        after_help = "Examples:\n  cargo xtask cluster test\n  cargo xtask cluster test --proxy nftables -- --only endings\n  \
+                            cargo xtask cluster test -- --report reports/cluster.json\n  \
+                            cargo xtask cluster test -- --help   the test's own flags"
+    )]
+    Test {
+        /// How kube-proxy programs Services [default: first nftables, then iptables]
+        #[arg(long, value_enum)]
+        proxy: Option<Proxy>,
+        /// Passed on as they are
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
 }
 
 /// kube-proxy's mode.
@@ -86,7 +102,7 @@ impl Proxy {
     }
 }
 
-/// Does it. False: the program that ran inside failed.
+/// Does it. False: the test ran and its verdict is a failure.
 pub(crate) fn run(args: &ClusterArgs) -> Result<bool> {
     let setup = Setup::new(Consent::given(args.yes));
     let privilege = match privilege::detect() {
@@ -98,6 +114,9 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<bool> {
     if !args.prepared && !matches!(args.action, Action::Down | Action::Exec { .. }) {
         setup.cluster()?;
         build::ensure(&metadata.root, &cache)?;
+        if matches!(args.action, Action::Test { .. }) {
+            launch::prepare(&setup)?;
+        }
     }
     if privilege == Privilege::Sudo {
         return as_root(privilege, &cache);
@@ -107,6 +126,7 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<bool> {
         Action::Up { proxy } => up(&programs()?, *proxy).map(|_| true),
         Action::Down => down().map(|()| true),
         Action::Exec { command } => exec(&programs()?, command),
+        Action::Test { proxy, args } => test(&metadata, &programs()?, *proxy, args),
     }
 }
 
@@ -163,4 +183,36 @@ fn inside(node: &Node, programs: &Programs, program: &OsString) -> Result<Comman
     programs.put_on_path(&mut command)?;
     command.env("KUBECONFIG", Path::new(STATE).join("conf/admin.kubeconfig"));
     Ok(command)
+}
+
+/// One run of the test program for each kube-proxy, each in a cluster of its own. Pods end the same way under both, so the second has the rolling updates
+/// only, and adds them to the first one's report.
+fn test(metadata: &Metadata, programs: &Programs, proxy: Option<Proxy>, args: &[OsString]) -> Result<bool> {
+    let program = metadata.target.join("release/cluster").into_os_string();
+    let asks_help = args.iter().any(|arg| arg == "--help" || arg == "-h");
+    if asks_help {
+        return Ok(process::command(&program)
+            .args(args)
+            .status()
+            .context("cannot start the test")?
+            .success());
+    }
+    let names = |flag: &str| args.iter().any(|arg| arg.to_string_lossy().starts_with(flag));
+    let mut holds = true;
+    for (number, proxy) in
+        proxy.map_or(vec![Proxy::Nftables, Proxy::Iptables], |proxy| vec![proxy]).into_iter().enumerate()
+    {
+        let node = up(programs, proxy)?;
+        let mut command = inside(&node, programs, &program)?;
+        command.args(["--proxy", proxy.name(), "--state", STATE]).args(args);
+        if number > 0 && !names("--only") {
+            command.args(["--only", "experiments"]);
+        }
+        if number > 0 && names("--report") {
+            command.arg("--append");
+        }
+        holds &= command.status().context("cannot start the test")?.success();
+        down()?;
+    }
+    Ok(holds)
 }

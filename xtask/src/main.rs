@@ -71,7 +71,7 @@ enum Command {
                             A server that is not installed is a skip (cargo xtask setup --servers installs them), \
                             with DRAINSCOPE_REQUIRE=all a failure.")]
     Accuracy(LaunchArgs),
-    /// A real one-node Kubernetes in namespaces of its own: start it, end it, run programs in it
+    /// A real one-node Kubernetes in namespaces of its own: start it, end it, test the agent in it
     Cluster(ClusterArgs),
     /// Formatting, lints (BPF target included), dependency policy, house rules
     #[command(after_help = "Examples:\n  cargo xtask check\n  cargo xtask check --yes")]
