@@ -132,8 +132,9 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<bool> {
 
 /// The same command line once more, as root and prepared.
 fn as_root(privilege: Privilege, cache: &Path) -> Result<bool> {
-    let mut command = privilege.command(env::current_exe().context("this program has no path")?);
-    command.args(["cluster", "--prepared", "--cache"]).arg(cache);
+    let mut command = privilege.command("env");
+    command.arg(format!("DRAINSCOPE_CACHE={}", cache.display()));
+    command.arg(env::current_exe().context("this program has no path")?).args(["cluster", "--prepared"]);
     command.args(env::args_os().skip_while(|arg| arg != "cluster").skip(1));
     let status = command.status().context("cannot become root")?;
     Ok(status.success())

@@ -76,7 +76,7 @@ enum Command {
     /// Formatting, lints (BPF target included), dependency policy, house rules
     #[command(after_help = "Examples:\n  cargo xtask check\n  cargo xtask check --yes")]
     Check(ConsentArgs),
-    /// Everything long: all tests, the demo in all its forms, the matrix, the benchmark; reports go into reports/
+    /// Everything long: all tests, the demo in all its forms, the matrix, the benchmark, a real Kubernetes; reports go into reports/
     #[command(after_help = "Examples:\n  cargo xtask full --yes\n  cargo xtask full demo-blind bench")]
     Full(FullArgs),
 }

@@ -152,6 +152,9 @@ fn update(site: &Site, target: SocketAddr, experiment: &Experiment) -> anyhow::R
     let terminations = site.agent.wait_ended(&old, SETTLING)?;
     let (own, lost_by_fortio) = split(&terminations, &clients);
     let verdict = judge::join(&tally.attempts, &own);
+    if !verdict.holds() {
+        save(site, &tally, &clients)?;
+    }
     let text = std::fs::read_to_string(fortio_file(site)).context("read fortio's report")?;
     let report = serde_json::from_str(&text).context("fortio's report")?;
     let advice =
@@ -171,6 +174,21 @@ fn update(site: &Site, target: SocketAddr, experiment: &Experiment) -> anyhow::R
         run.fortio.failed()
     );
     Ok(run)
+}
+
+/// Keeps what both sides said of a run that is wrong: the cluster's own logs go with it.
+fn save(site: &Site, tally: &Tally, clients: &Clients) -> anyhow::Result<()> {
+    let folder = site.load.with_file_name("cluster-wrong");
+    let stamp = jiff::Timestamp::now().as_second();
+    std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    let keep = |name: &str, text: String| std::fs::write(folder.join(format!("{stamp}-{name}")), text);
+    let failed: Vec<_> = tally.attempts.iter().filter(|attempt| !attempt.ok()).collect();
+    keep("attempts.json", serde_json::to_string_pretty(&failed)?)?;
+    keep("terminations.json", site.agent.api("/api/v1/terminations?limit=1000")?.to_string())?;
+    let names = clients.iter().map(|((peer, pod), client)| format!("{client} is {peer} at {pod}\n"));
+    keep("clients.txt", names.collect())?;
+    eprintln!("cluster:   what both sides said is kept in {}", folder.display());
+    Ok(())
 }
 
 /// Three ready pods with this preStop sleep, the ones before them gone and settled.
