@@ -203,6 +203,8 @@ fn test(metadata: &Metadata, programs: &Programs, proxy: Option<Proxy>, args: &[
     for (number, proxy) in
         proxy.map_or(vec![Proxy::Nftables, Proxy::Iptables], |proxy| vec![proxy]).into_iter().enumerate()
     {
+        // What somebody left in a cluster that is up would be in the test's way.
+        Node::remove()?;
         let node = up(programs, proxy)?;
         let mut command = inside(&node, programs, &program)?;
         command.args(["--proxy", proxy.name(), "--state", STATE]).args(args);

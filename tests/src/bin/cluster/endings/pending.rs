@@ -17,6 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Pending {
     stream: TcpStream,
     own: SocketAddr,
+    pod: SocketAddr,
 }
 
 impl Pending {
@@ -24,7 +25,7 @@ impl Pending {
     pub(crate) fn start(pod: &Value) -> anyhow::Result<Self> {
         let mut stream = connect(pod)?;
         write!(stream, "GET /?delay=60s HTTP/1.1\r\nHost: pod\r\n\r\n")?;
-        Ok(Self { own: stream.local_addr()?, stream })
+        Ok(Self { own: stream.local_addr()?, pod: stream.peer_addr()?, stream })
     }
 
     /// Waits for the connection's end, and checks that the agent has this one loss and no other: its class, and its phase at the loss.
@@ -40,9 +41,9 @@ impl Pending {
         let shown: Vec<String> = end
             .evidence
             .iter()
-            .map(|item| format!("{} of {} in phase {}", item.class, item.peer, item.phase))
+            .map(|item| format!("{} of {} at {} in phase {}", item.class, item.peer, item.local, item.phase))
             .collect();
-        let wanted = format!("unanswered of {} in phase {phase}", self.own);
+        let wanted = format!("unanswered of {} at {} in phase {phase}", self.own, self.pod);
         ensure!(
             shown == [wanted.clone()] && end.lost_total() == 1,
             "lost {:?}, evidence {shown:?}; wanted {wanted}",
