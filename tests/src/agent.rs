@@ -58,8 +58,13 @@ impl Agent {
         extra: &[&str],
     ) -> anyhow::Result<Self> {
         let log = world.node().directory().join("agent.log");
+        Self::start_by(command(world, wrapper, program, "agent")?, log, extra)
+    }
+
+    /// By a command that says where the agent runs and what it watches; it listens where this type looks.
+    pub fn start_by(mut command: Command, log: PathBuf, extra: &[&str]) -> anyhow::Result<Self> {
         let file = File::options().create(true).append(true).open(&log).context("open the agent's log")?;
-        let child = command(world, wrapper, program, "agent")?
+        let child = command
             // Nothing outlives an agent unless a test asks for it.
             .env("DRAINSCOPE_PIN_DIR", "")
             .args(["--listen", &LISTEN.to_string(), "--api-listen", &API.to_string()])
@@ -67,7 +72,7 @@ impl Agent {
             .stdout(file.try_clone()?)
             .stderr(file)
             .spawn()
-            .with_context(|| format!("start {}", program.display()))?;
+            .context("start the agent")?;
         Ok(Self { child, log })
     }
 

@@ -2,8 +2,8 @@
 //! generator does is [`crate::load`]'s.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::Child;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -37,13 +37,23 @@ pub struct Tally {
 impl Load {
     /// Starts it; `arguments` as on a command line.
     pub fn start(world: &World, target: impl Into<SocketAddr>, arguments: &str) -> anyhow::Result<Self> {
+        let command = world.client_command(world.load_program());
+        Self::start_by(command, world.node().directory(), target.into(), arguments)
+    }
+
+    /// By a command that says which program it is and where it runs; its files go into this folder.
+    pub fn start_by(
+        mut command: Command,
+        folder: &Path,
+        target: SocketAddr,
+        arguments: &str,
+    ) -> anyhow::Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let file = |name: &str| world.node().directory().join(format!("load-{number}-{name}"));
+        let file = |name: &str| folder.join(format!("load-{number}-{name}"));
         let (log, summary) = (file("attempts.jsonl"), file("summary.json"));
-        let child = world
-            .client_command(world.load_program())
-            .args(["--target", &target.into().to_string()])
+        let child = command
+            .args(["--target", &target.to_string()])
             .args(arguments.split_whitespace())
             .arg("--log")
             .arg(&log)

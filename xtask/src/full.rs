@@ -3,10 +3,12 @@
 //! Reports go into `reports/` at the workspace root, each beside a note of the commit and machine that it is from. A failed
 //! step does not stop the next; the verdict lists all. Steps can be named to run just those.
 
+use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
-use std::time::Instant;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -17,6 +19,8 @@ use crate::{deploy, launch, process, suites};
 const TEST: &str = "test";
 /// The step that builds helm and checks what is in deploy/.
 const DEPLOY: &str = "deploy";
+/// The step that runs the agent in a real Kubernetes, each experiment five times.
+const CLUSTER: &str = "cluster";
 /// Report name, program, arguments.
 const STEPS: [(&str, &str, &[&str]); 7] = [
     ("demo-delay-1", "demo", &["--delay", "1"]),
@@ -31,11 +35,11 @@ const STEPS: [(&str, &str, &[&str]); 7] = [
 /// Runs all steps; false when one failed.
 pub(crate) fn run(setup: &Setup, wanted: &[String]) -> Result<bool> {
     let known = |name: &String| {
-        [TEST, DEPLOY].contains(&name.as_str()) || STEPS.iter().any(|(step, ..)| step == name)
+        [TEST, DEPLOY, CLUSTER].contains(&name.as_str()) || STEPS.iter().any(|(step, ..)| step == name)
     };
     if let Some(unknown) = wanted.iter().find(|name| !known(name)) {
         let names: Vec<&str> =
-            [TEST, DEPLOY].into_iter().chain(STEPS.iter().map(|(name, ..)| *name)).collect();
+            [TEST, DEPLOY, CLUSTER].into_iter().chain(STEPS.iter().map(|(name, ..)| *name)).collect();
         bail!("no step is named {unknown}; there are {}", names.join(", "));
     }
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
@@ -54,17 +58,21 @@ pub(crate) fn run(setup: &Setup, wanted: &[String]) -> Result<bool> {
         verdicts.push((DEPLOY, deploy::run(false)?, begun.elapsed()));
     }
     for (name, program, args) in STEPS.into_iter().filter(|(name, ..)| is_wanted(name)) {
-        eprintln!("full: {name}");
-        fs::write(reports.join(name).with_extension("from"), &origin)
-            .context("cannot write the report's origin")?;
-        let report = reports.join(name).with_extension("json");
-        // An old report must not stand for a run that wrote none.
-        drop(fs::remove_file(&report));
-        let mut args: Vec<OsString> = args.iter().map(OsString::from).collect();
-        args.extend(["--report".into(), report.clone().into_os_string()]);
-        let begun = Instant::now();
-        let status = launch::command(&metadata, program, &args)?.status().context("cannot start the step")?;
-        verdicts.push((name, status.success() && report.is_file(), begun.elapsed()));
+        let run = reported(&reports, name, &origin, |report| {
+            let mut args: Vec<OsString> = args.iter().map(OsString::from).collect();
+            args.extend(["--report".into(), report.as_os_str().to_owned()]);
+            launch::command(&metadata, program, &args)
+        })?;
+        verdicts.push((name, run.0, run.1));
+    }
+    if is_wanted(CLUSTER) {
+        setup.cluster()?;
+        let run = reported(&reports, CLUSTER, &origin, |report| {
+            let mut xtask = process::command(env::current_exe().context("this program has no path")?);
+            xtask.args(["cluster", "test", "--", "--runs", "5", "--report"]).arg(report);
+            Ok(xtask)
+        })?;
+        verdicts.push((CLUSTER, run.0, run.1));
     }
     let failed = verdicts.iter().filter(|(_, passed, _)| !passed).count();
     println!(
@@ -75,6 +83,24 @@ pub(crate) fn run(setup: &Setup, wanted: &[String]) -> Result<bool> {
         println!("  {name:16}{:8}{:.0} s", if *passed { "ok" } else { "FAILED" }, took.as_secs_f64());
     }
     Ok(failed == 0)
+}
+
+/// Runs one step that writes a report: whether it passed and wrote one, and how long it took.
+fn reported(
+    reports: &Path,
+    name: &str,
+    origin: &str,
+    command: impl FnOnce(&Path) -> Result<Command>,
+) -> Result<(bool, Duration)> {
+    eprintln!("full: {name}");
+    fs::write(reports.join(name).with_extension("from"), origin)
+        .context("cannot write the report's origin")?;
+    let report = reports.join(name).with_extension("json");
+    // An old report must not stand for a run that wrote none.
+    drop(fs::remove_file(&report));
+    let begun = Instant::now();
+    let status = command(&report)?.status().context("cannot start the step")?;
+    Ok((status.success() && report.is_file(), begun.elapsed()))
 }
 
 /// Commit (marked when the tree differs from it), kernel, compiler.

@@ -10,6 +10,7 @@
 )]
 
 mod check;
+mod cluster;
 mod deploy;
 mod full;
 mod image;
@@ -26,6 +27,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cluster::ClusterArgs;
 use crate::setup::{Consent, Setup};
 
 #[derive(Parser)]
@@ -71,6 +73,8 @@ enum Command {
                             A server that is not installed is a skip (cargo xtask setup --servers installs them), \
                             with DRAINSCOPE_REQUIRE=all a failure.")]
     Accuracy(LaunchArgs),
+    /// A real one-node Kubernetes in namespaces of its own: start it, end it, test the agent in it
+    Cluster(ClusterArgs),
     /// Formatting, lints (BPF target included), dependency policy, house rules
     #[command(after_help = "Examples:\n  cargo xtask check\n  cargo xtask check --yes")]
     Check(ConsentArgs),
@@ -84,7 +88,7 @@ enum Command {
         after_help = "Examples:\n  cargo xtask image drainscope.tar\n  ctr -n k8s.io images import drainscope.tar"
     )]
     Image(ImageArgs),
-    /// Everything long: all tests, the demo in all its forms, the matrix, the benchmark; reports go into reports/
+    /// Everything long: all tests, the demo in all its forms, the matrix, the benchmark, a real Kubernetes; reports go into reports/
     #[command(after_help = "Examples:\n  cargo xtask full --yes\n  cargo xtask full demo-blind bench")]
     Full(FullArgs),
 }
@@ -177,6 +181,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Demo(args) => launch::exec(&args.consent.setup(), "demo", &args.args),
         Command::Bench(args) => launch::exec(&args.consent.setup(), "bench", &args.args),
         Command::Accuracy(args) => launch::exec(&args.consent.setup(), "accuracy", &args.args),
+        Command::Cluster(args) => cluster::run(&args),
         Command::Check(consent) => check::run(&consent.setup()),
         Command::Image(args) => {
             image::run(&args.consent.setup(), &args.out, args.tag.as_deref()).map(|()| true)

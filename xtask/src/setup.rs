@@ -92,6 +92,11 @@ impl Setup {
         programs::ensure(self.consent, programs::SERVERS)
     }
 
+    /// What `cargo xtask cluster` runs and builds with.
+    pub(crate) fn cluster(&self) -> Result<()> {
+        programs::ensure(self.consent, programs::CLUSTER)
+    }
+
     /// What `check` needs besides a build.
     pub(crate) fn checks(&self) -> Result<()> {
         cargo_program("cargo-deny", CARGO_DENY, "checks licences and duplicate crates", "a few minutes")

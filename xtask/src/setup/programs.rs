@@ -35,6 +35,20 @@ pub(super) const SERVERS: &[Program] = &[
     ("redis-server", "redis-server", "a real server as a pod"),
 ];
 
+/// What the one-node Kubernetes runs beside its own programs, and what these are built with.
+pub(super) const CLUSTER: &[Program] = &[
+    ("/usr/lib/cni/bridge", "containernetworking-plugins", "the pods' network"),
+    ("conntrack", "conntrack", "says which client a rewritten connection is of"),
+    ("containerd", "containerd", "runs the pods"),
+    ("go", "golang-go", "compiles Kubernetes"),
+    ("ip", "iproute2", "the node's network"),
+    ("iptables", "iptables", "kube-proxy in iptables mode"),
+    ("nft", "nftables", "kube-proxy in nftables mode"),
+    ("nsenter", "util-linux", "the node's namespaces"),
+    ("openssl", "openssl", "certificates"),
+    ("runc", "runc", "runs the containers"),
+];
+
 /// Packages as arguments; runs as root. `policy-rc.d` is Debian's interface for "start nothing": 101 is "action forbidden".
 /// The trap removes it on every end but SIGKILL; the mark lets the next run remove what that left behind.
 const INSTALL: &str = r#"

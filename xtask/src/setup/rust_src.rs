@@ -300,7 +300,7 @@ fn compiler_version(verbose: &str) -> Option<String> {
     verbose.lines().find_map(|line| line.strip_prefix("release:")).map(|rest| rest.trim().to_owned())
 }
 
-/// The user's cache folder.
+/// The user's folder for what can be made again.
 pub(crate) fn user_cache() -> Result<PathBuf> {
     let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || absolute("HOME").map(|home| home.join(".cache"));
