@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::metadata::Metadata;
 use crate::privilege::{self, Obstacle};
 use crate::process;
 pub(crate) use rust_src::user_cache;
@@ -87,9 +88,10 @@ impl Setup {
         programs::ensure(self.consent, programs::WORLD)
     }
 
-    /// The languages that the matrix has servers in.
+    /// The languages that the matrix has servers in, and the Go modules that one of them is made of.
     pub(crate) fn servers(&self) -> Result<()> {
-        programs::ensure(self.consent, programs::SERVERS)
+        programs::ensure(self.consent, programs::SERVERS)?;
+        programs::go_modules(&Metadata::read()?.root.join("tests/servers/grpc"))
     }
 
     /// What `cargo xtask cluster` runs and builds with.

@@ -1,8 +1,9 @@
-//! The programs that the kernel suites, the demo and the matrix run, from Debian or Ubuntu packages.
+//! The programs that the kernel suites, the demo and the matrix run, from Debian or Ubuntu packages and from Go modules.
 //!
 //! Only what is missing is installed, after asking. A freshly installed nginx or prometheus must not start serving on this
 //! machine: invoke-rc.d is told so for the time of the installation, and the new services are disabled.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -115,6 +116,18 @@ pub(crate) fn ensure(consent: Consent, programs: &'static [Program]) -> Result<(
         );
     }
     Ok(())
+}
+
+/// Fetches the modules of a Go program, if they are not there, for root: the matrix compiles it where there is no network.
+pub(crate) fn go_modules(directory: &Path) -> Result<()> {
+    let privilege = match privilege::detect() {
+        Ok(privilege) => privilege,
+        Err(obstacle) => bail!("{}; {}", obstacle.missing, obstacle.mend),
+    };
+    eprintln!("setup: Go modules of {}", directory.display());
+    process::run(
+        privilege.command("env").args(["GOTOOLCHAIN=local", "go", "mod", "download"]).current_dir(directory),
+    )
 }
 
 fn install(privilege: Privilege, update: bool) -> Command {

@@ -80,6 +80,29 @@ pub(crate) const REDIS_ONE_SHOT: Clients = clients("one-per-request", "--redis 0
 /// [`LONG_KEPT`] of redis.
 pub(crate) const REDIS_LONG: Clients =
     clients("long-requests-kept", "--redis 2 --keepalive 160 --keepalive-rate 0.4");
+/// Connections of HTTP/2, on each of which short requests follow one another closely.
+pub(crate) const H2_STREAMS: Clients = clients("streams", "--http2 16 --keepalive 48 --keepalive-rate 12");
+/// Eight of two seconds under way on each of them.
+pub(crate) const H2_LONG: Clients =
+    clients("streams-long", "--http2 16 --keepalive 48 --keepalive-rate 4 --path /?delay_ms=2000");
+/// Fewer than [`ONE_SHOT`], of HTTP/2: each connection begins with an exchange of settings.
+pub(crate) const H2_ONE_SHOT: Clients = clients("one-per-request", "--http2 1 --new 60 --new-rate 4");
+/// [`SATURATING`] of HTTP/2, with several requests under way on each connection.
+pub(crate) const H2_SATURATING: Clients = clients("saturating", "--http2 4 --keepalive 32");
+/// [`H2_STREAMS`] of gRPC.
+pub(crate) const GRPC_STREAMS: Clients =
+    clients("streams", "--http2 16 --grpc 0 --keepalive 48 --keepalive-rate 12");
+/// [`H2_LONG`] of gRPC.
+pub(crate) const GRPC_LONG: Clients =
+    clients("streams-long", "--http2 16 --grpc 2000 --keepalive 48 --keepalive-rate 4");
+/// More than [`FEW_KEPT`], of gRPC: a server that announces its end beforehand leaves none of their requests behind.
+pub(crate) const GRPC_FEW_KEPT: Clients =
+    clients("few-keep-alive", "--http2 8 --grpc 0 --keepalive 10 --keepalive-rate 20");
+/// [`H2_ONE_SHOT`] of gRPC.
+pub(crate) const GRPC_ONE_SHOT: Clients =
+    clients("one-per-request", "--http2 1 --grpc 0 --new 60 --new-rate 4");
+/// [`H2_SATURATING`] of gRPC.
+pub(crate) const GRPC_SATURATING: Clients = clients("saturating", "--http2 4 --grpc 0 --keepalive 32");
 /// [`ONE_SHOT`] that do not wait long for an address that is gone.
 pub(crate) const VANISHING: Clients =
     clients("one-per-request", "--new 200 --new-rate 2 --connect-timeout 1.5 --timeout 5");

@@ -2,7 +2,7 @@
 //! that a client lost is joined with the agent's evidence, connection by connection.
 //!
 //! Needs root; finds `drainscope`, `testserver` and `load` beside itself. Progress goes to standard error; standard output has the verdict line
-//! first, then the table. Exit status 0 only if everything held. Not here: HTTP/2, gRPC.
+//! first, then the table. Exit status 0 only if everything held. Not here: HTTP/2 in TLS.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,

@@ -54,6 +54,7 @@ impl Outcome {
             row["late_answered"] = json!(measured.late_answered);
             if let Confidence::Inferred(BlindSpot { cites, .. }) = style.confidence {
                 row["blind_spot"] = json!(cites);
+                row["shared"] = json!(measured.shared);
                 row["relative_error"] = json!(measured.relative_error());
             }
         }

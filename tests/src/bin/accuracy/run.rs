@@ -21,7 +21,7 @@ use world::kubelet::Step;
 use world::load::Attempt;
 
 use crate::report::Outcome;
-use crate::rows::{Row, Stage};
+use crate::rows::{Requests, Row, Stage};
 use crate::servers::Servers;
 use crate::verdict::Measured;
 
@@ -210,10 +210,10 @@ fn judge(site: &Site, row: Row, loaded: &mut Loaded) -> anyhow::Result<(Measured
     // A new series is held at 0 until a scrape has shown it.
     site.agent.metrics()?;
     let metrics = site.agent.metrics()?;
-    let verdict = if row.style.server.is_numbered() {
-        judge::join(&as_numbered(&tally.attempts, row.clients.at_once), &ends)
-    } else {
-        judge::join_connections(&tally.attempts, &ends)
+    let verdict = match row.style.server.requests() {
+        Requests::Numbered => judge::join(&as_numbered(&tally.attempts, row.clients.at_once), &ends),
+        Requests::Unnumbered => judge::join_connections(&tally.attempts, &ends),
+        Requests::Multiplexed => judge::join_multiplexed(&tally.attempts, &ends),
     };
     let measured = Measured::new(&row, tally, &verdict, &ends, &metrics);
     deployment.delete_pods()?;

@@ -6,10 +6,11 @@
 use world::load::ErrorKind;
 
 use crate::clients::{
-    CROWD, Clients, FEW_KEPT, IMPATIENT, IMPATIENT_RST, KEPT, KEPT_BLIND, LATE_BODIES, LONG, LONG_KEPT,
-    ONE_SHOT, OPEN_LOOP, PIPELINING, PIPELINING_LONG, POST, REDIS_KEPT, REDIS_LONG, REDIS_ONE_SHOT,
-    SATURATING, SLOW_READERS, SLOW_WRITERS, TLS_FEW_KEPT, TLS_KEPT, TLS_LONG, TLS_ONE_SHOT, UPLOADS,
-    VANISHING, VANISHING_BLIND,
+    CROWD, Clients, FEW_KEPT, GRPC_FEW_KEPT, GRPC_LONG, GRPC_ONE_SHOT, GRPC_SATURATING, GRPC_STREAMS,
+    H2_LONG, H2_ONE_SHOT, H2_SATURATING, H2_STREAMS, IMPATIENT, IMPATIENT_RST, KEPT, KEPT_BLIND, LATE_BODIES,
+    LONG, LONG_KEPT, ONE_SHOT, OPEN_LOOP, PIPELINING, PIPELINING_LONG, POST, REDIS_KEPT, REDIS_LONG,
+    REDIS_ONE_SHOT, SATURATING, SLOW_READERS, SLOW_WRITERS, TLS_FEW_KEPT, TLS_KEPT, TLS_LONG, TLS_ONE_SHOT,
+    UPLOADS, VANISHING, VANISHING_BLIND,
 };
 use crate::rows::{BlindSpot, Confidence, Kind, Server, Stage, Style};
 
@@ -53,6 +54,10 @@ const fn with_prestop(style: Style) -> Style {
 
 const fn saturating(style: Style, clients: &'static [Clients]) -> Style {
     Style { stage: Stage::Saturating, clients, ..style }
+}
+
+const fn streams(style: Style) -> Style {
+    Style { confidence: STREAMS, ..style }
 }
 
 const BASIC: &[Clients] = &[KEPT, KEPT_BLIND, ONE_SHOT];
@@ -101,6 +106,27 @@ const AT_ONCE: Confidence = Confidence::Inferred(BlindSpot {
     unseen: &[ErrorKind::Eof, ErrorKind::Reset, ErrorKind::SendError],
 });
 
+/// What was lost on a connection of many streams is at least one, and none if one of the others was answered last.
+const STREAMS: Confidence = Confidence::Inferred(BlindSpot {
+    cites: "Pipelining and multiplexing: any later write hides a request that was not answered.",
+    classes: STREAM_CLASSES,
+    unseen: &[ErrorKind::Eof, ErrorKind::Reset, ErrorKind::SendError],
+});
+/// From the second request on, all fields of this generator's stand in HPACK's table: 13 bytes, as many as a WINDOW_UPDATE.
+const SHORT: Confidence = Confidence::Inferred(BlindSpot {
+    cites: "requests that are shorter than the table says",
+    classes: STREAM_CLASSES,
+    unseen: &[ErrorKind::Eof, ErrorKind::Reset, ErrorKind::SendError],
+});
+/// The server says with its GOAWAY which streams it has not looked at, and that is the last that it writes.
+const DRAINED: Confidence = Confidence::Inferred(BlindSpot {
+    cites: "A server's own `close_notify` or GOAWAY after the last read is a write",
+    classes: STREAM_CLASSES,
+    unseen: &[ErrorKind::StreamRefused, ErrorKind::Eof, ErrorKind::Reset],
+});
+/// Of what is lost on a connection of many streams no number is sure.
+const STREAM_CLASSES: &[&str] = &["unaccepted", "unread", "unanswered", "stale_reuse", "truncated"];
+
 const TESTSERVER_EXIT: Style = testserver("exit", &["--on-term", "exit"], BASIC);
 const NGINX_FAST: Style = style(Server::Nginx, "fast", &[], BASIC);
 const NGINX_QUIT: Style =
@@ -108,6 +134,8 @@ const NGINX_QUIT: Style =
 const GUNICORN: Style = style(Server::Gunicorn, "graceful", &[], &[KEPT_BLIND, ONE_SHOT, LONG, SLOW_WRITERS]);
 const GO_EXIT: Style = style(Server::Go, "default", &["-on-term", "default"], BASIC);
 const GO_SHUTDOWN: &[&str] = &["-on-term", "shutdown"];
+const GRPC_GRACEFUL: &[&str] = &["-on-term", "graceful"];
+const GRPC: &[Clients] = &[GRPC_STREAMS, GRPC_LONG, GRPC_ONE_SHOT];
 const STALL_ANSWERS: Style = testserver(
     "stall-answers",
     &["--on-term", "linger:4", "--stall-answers"],
@@ -163,6 +191,19 @@ pub(crate) const STYLES: &[Style] = &[
     },
     Style { confidence: TLS, ..style(Server::GoTls, "shutdown", GO_SHUTDOWN, &[TLS_KEPT]) },
     with_prestop(style(Server::GoTls, "shutdown+prestop", GO_SHUTDOWN, &[TLS_ONE_SHOT, TLS_FEW_KEPT])),
+    Style { confidence: SHORT, ..style(Server::GoH2c, "default", &["-on-term", "default"], &[H2_STREAMS]) },
+    streams(style(Server::GoH2c, "default", &["-on-term", "default"], &[H2_LONG, H2_ONE_SHOT])),
+    Style { confidence: SHORT, ..style(Server::GoH2c, "close", &["-on-term", "close"], &[H2_STREAMS]) },
+    streams(style(Server::GoH2c, "close", &["-on-term", "close"], &[H2_LONG, H2_ONE_SHOT])),
+    Style {
+        confidence: DRAINED,
+        ..style(Server::GoH2c, "shutdown", GO_SHUTDOWN, &[H2_STREAMS, H2_LONG, H2_ONE_SHOT])
+    },
+    with_prestop(style(Server::GoH2c, "shutdown+prestop", GO_SHUTDOWN, &[H2_ONE_SHOT])),
+    streams(style(Server::Grpc, "default", &["-on-term", "default"], GRPC)),
+    streams(style(Server::Grpc, "stop", &["-on-term", "stop"], GRPC)),
+    Style { confidence: DRAINED, ..style(Server::Grpc, "graceful", GRPC_GRACEFUL, GRPC) },
+    with_prestop(style(Server::Grpc, "graceful+prestop", GRPC_GRACEFUL, &[GRPC_ONE_SHOT, GRPC_FEW_KEPT])),
     style(Server::Python, "exit", &["exit"], &[KEPT_BLIND, ONE_SHOT, LONG, SLOW_WRITERS, LATE_BODIES]),
     style(Server::Python, "shutdown", &["shutdown"], &[KEPT_BLIND, ONE_SHOT, LONG]),
     with_prestop(style(Server::Python, "shutdown+prestop", &["shutdown"], &[ONE_SHOT])),
@@ -181,6 +222,11 @@ pub(crate) const STYLES: &[Style] = &[
     saturating(control(testserver("linger", &["--on-term", "linger:4"], BASIC)), &[CROWD]),
     saturating(NGINX_FAST, &[SATURATING]),
     saturating(GO_EXIT, &[SATURATING, UPLOADS]),
+    saturating(
+        Style { confidence: SHORT, ..style(Server::GoH2c, "default", &["-on-term", "default"], &[]) },
+        &[H2_SATURATING],
+    ),
+    saturating(streams(style(Server::Grpc, "stop", &["-on-term", "stop"], &[])), &[GRPC_SATURATING]),
     Style {
         shutdown: "exit+address-gone",
         confidence: GONE,
@@ -210,6 +256,8 @@ pub(crate) const QUICK: &[&str] = &[
     "go/default/one-per-request",
     "go/shutdown/long-requests",
     "go/shutdown/slow-writers",
+    "go-h2c/default/streams-long",
+    "grpc/stop/streams",
     "python/exit/keep-alive-blind",
     "gunicorn/graceful/keep-alive-blind",
     "python/shutdown+prestop/one-per-request",
