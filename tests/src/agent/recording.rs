@@ -4,13 +4,13 @@ use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 
 use super::{API, Agent, LISTEN, POLL, fetch, fetch_as};
 use crate::World;
+use crate::wait::{wait_for, wait_until};
 
 /// The bound on a recording's beginning and on its end, once there is nothing more to record.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -40,29 +40,21 @@ impl Recording {
             .spawn()
             .context("start drainscope record")?;
         let mut recording = Self { child, program: program.to_owned(), log };
-        let deadline = Instant::now() + PATIENCE;
         // The file is made when the agent has answered, and the answer begins with the header.
-        while fs::metadata(&recording.log).map_or(0, |file| file.len()) == 0 {
+        wait_for("the beginning of drainscope record", PATIENCE, || {
             if let Some(status) = recording.child.try_wait()? {
                 bail!("drainscope record ended: {status}");
             }
-            ensure!(Instant::now() < deadline, "drainscope record does not begin");
-            thread::sleep(POLL);
-        }
+            Ok(fs::metadata(&recording.log).is_ok_and(|file| file.len() > 0))
+        })?;
         Ok(recording)
     }
 
     /// Waits until it has ended with its agent, replays it, and says how the replay differs from the agent's last words. `whole`: it
     /// has the agent's life from before the first finding on.
     pub fn differences(mut self, words: &LastWords, whole: bool) -> anyhow::Result<Vec<String>> {
-        let deadline = Instant::now() + PATIENCE;
-        let status = loop {
-            if let Some(status) = self.child.try_wait()? {
-                break status;
-            }
-            ensure!(Instant::now() < deadline, "drainscope record does not end with its agent");
-            thread::sleep(POLL);
-        };
+        let ended = || Ok(self.child.try_wait()?);
+        let status = wait_until("drainscope record to end with its agent", PATIENCE, POLL, ended)?;
         let mut said = String::new();
         if let Some(stderr) = &mut self.child.stderr {
             stderr.read_to_string(&mut said)?;
