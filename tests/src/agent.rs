@@ -4,6 +4,7 @@
 
 mod recording;
 mod report;
+mod words;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,8 +18,9 @@ use anyhow::{Context as _, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-pub use recording::{LastWords, Recording};
+pub use recording::Recording;
 pub use report::{Connections, Container, Evidence, Pod, Requests, Restart, Step, Termination};
+pub use words::Words;
 
 use crate::World;
 use crate::controllers::PodRef;

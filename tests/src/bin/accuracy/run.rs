@@ -126,7 +126,7 @@ fn conclude(site: &Site, row: Row, loaded: anyhow::Result<Loaded>) -> Outcome {
             (measured, unmatched, loaded.tally.attempts)
         }
     };
-    let outcome = Outcome { row, measured, unmatched };
+    let outcome = Outcome { row, measured, unmatched, replay: Vec::new() };
     if outcome.holds() {
         eprintln!("accuracy: {} ok", row.name());
         return outcome;
