@@ -10,7 +10,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 use world::World;
 use world::agent::{Agent, Recording, Termination};
@@ -36,6 +36,8 @@ pub(crate) const SOURCES: u8 = 64;
 const READY_AFTER_SECONDS: u64 = 1;
 /// Load before the update: long enough for every client's first connection.
 const BEFORE: Duration = Duration::from_millis(1500);
+/// Load after the last deletion of an update whose clients leave before the first stop.
+const BEFORE_LEAVING: Duration = Duration::from_secs(3);
 /// Load after the last rule is gone.
 const AFTER: Duration = Duration::from_millis(500);
 /// The bound on everything that the world does by itself.
@@ -166,6 +168,16 @@ fn load(site: &Site, row: Row, index: usize) -> anyhow::Result<Loaded> {
     let mut load = Load::start(world, target, &arguments)?;
     load.run_for(BEFORE)?;
     let old = deployment.rollout(&template, PATIENCE)?;
+    if row.style.clients_leave {
+        load.run_for(BEFORE_LEAVING)?;
+        let tally = load.stop()?;
+        for pod in &old {
+            let stop = world.journal().first(&pod.uid, |step| matches!(step, Step::Signal { .. }));
+            ensure!(stop.is_none(), "{} was stopped before its clients had left", pod.name);
+        }
+        deployment.wait_gone(&old, PATIENCE)?;
+        return Ok(Loaded { deployment, old, tally });
+    }
     deployment.wait_gone(&old, PATIENCE)?;
     for pod in &old {
         for v4 in [true, false] {
