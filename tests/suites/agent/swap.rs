@@ -37,17 +37,16 @@ fn swap() -> anyhow::Result<()> {
     for pod in &pods {
         wait_stopped(&site.world, pod)?;
     }
-    kept[0].run_for(Duration::from_millis(500))?;
+    kept[0].run_for(Duration::from_millis(300))?;
+    fresh.iter().try_for_each(Load::end)?;
+    let tallies = fresh.into_iter().map(Load::wait).collect::<anyhow::Result<Vec<_>>>()?;
     let mut attempts = Vec::new();
-    for load in fresh {
-        let tally = load.stop()?;
-        attempts.push(tally.attempts);
+    for tally in tallies {
         for pod in &pods {
-            ensure!(
-                site.world.journal().first(&pod.uid, |step| matches!(step, Step::Exited { .. })).is_none(),
-                "the scene is too slow"
-            );
+            let exited = wait_exited(&site.world, pod)?;
+            ensure!(tally.summary.end_ns < exited, "the scene is too slow");
         }
+        attempts.push(tally.attempts);
     }
     let gaps = pods.each_ref().map(|pod| removal_of(&site.world, pod));
     // The first of the next pods gets the lower address: the left one's.
