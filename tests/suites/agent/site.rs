@@ -237,11 +237,14 @@ pub(crate) fn failures(attempts: &[Attempt]) -> usize {
     attempts.iter().filter(|attempt| !attempt.ok()).count()
 }
 
+/// A request on a connection that stays.
+pub(crate) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: idle\r\n\r\n";
+
 /// One request, answered, on a connection that stays.
 pub(crate) fn ask(target: SocketAddr) -> anyhow::Result<TcpStream> {
     let mut stream = TcpStream::connect_timeout(&target, SOON)?;
     stream.set_read_timeout(Some(SOON))?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: idle\r\n\r\n")?;
+    stream.write_all(REQUEST)?;
     let mut answer = [0; 1024];
     ensure!(stream.read(&mut answer)? > 0, "no answer");
     Ok(stream)
