@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::World;
 use crate::load::{Attempt, Summary, read_log};
+use crate::wait::wait_until;
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -89,14 +90,8 @@ impl Load {
 
     /// Waits until it ends: by itself, or because it was told to.
     pub fn wait(mut self) -> anyhow::Result<Tally> {
-        let deadline = Instant::now() + LAST_ATTEMPTS;
-        let status = loop {
-            if let Some(status) = self.child.try_wait()? {
-                break status;
-            }
-            ensure!(Instant::now() < deadline, "the load generator does not end");
-            thread::sleep(POLL);
-        };
+        let ended = || Ok(self.child.try_wait()?);
+        let status = wait_until("the load generator's end", LAST_ATTEMPTS, POLL, ended)?;
         ensure!(status.success(), "the load generator ended with {status}");
         let summary = std::fs::read_to_string(&self.summary).context("read the load's summary")?;
         let summary: Summary = serde_json::from_str(&summary).context("the load's summary")?;

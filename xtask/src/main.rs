@@ -133,7 +133,7 @@ struct SetupArgs {
     /// Also what `cargo xtask check` needs (cargo-deny)
     #[arg(long)]
     checks: bool,
-    /// Also the servers of `cargo xtask accuracy` (Go and its modules of gRPC, gunicorn, Java, Node.js, Python, redis)
+    /// Also the servers of `cargo xtask accuracy` (Go and its modules of gRPC, gunicorn, Java, Node.js, redis)
     #[arg(long)]
     servers: bool,
     /// Only the Rust library sources, into this sysroot; rustup is not asked

@@ -22,17 +22,16 @@ pub(super) const WORLD: &[Program] = &[
     ("nginx", "nginx", "a real server as a pod"),
     ("prometheus", "prometheus", "scrapes the agent in a test"),
     ("promtool", "prometheus", "checks the exposition"),
-    ("python3", "python3", "TLS servers and clients"),
+    ("python3", "python3", "servers and clients"),
     ("unshare", "util-linux", "pid namespaces of the pods"),
 ];
 
-/// The matrix's other servers: without one of these its rows are skipped.
+/// The matrix's other servers, on top of [`WORLD`]: without one of these its rows are skipped.
 pub(super) const SERVERS: &[Program] = &[
     ("go", "golang-go", "compiles the Go servers"),
     ("gunicorn", "gunicorn", "a real server as a pod"),
     ("java", "default-jdk-headless", "a real server as a pod"),
     ("node", "nodejs", "a real server as a pod"),
-    ("python3", "python3", "a real server as a pod"),
     ("redis-server", "redis-server", "a real server as a pod"),
 ];
 

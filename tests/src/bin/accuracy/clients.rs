@@ -21,8 +21,6 @@ pub(crate) const KEPT: Clients = clients("keep-alive", "--keepalive 120 --keepal
 /// They do not look.
 pub(crate) const KEPT_BLIND: Clients =
     clients("keep-alive-blind", "--keepalive 40 --keepalive-rate 5 --blind");
-/// As few as a control needs: a request that crosses the server's close of a kept connection is a loss, and nobody's mistake.
-pub(crate) const FEW_KEPT: Clients = clients("few-keep-alive", "--keepalive 10 --keepalive-rate 4");
 /// A connection for each request.
 pub(crate) const ONE_SHOT: Clients = clients("one-per-request", "--new 90 --new-rate 5");
 /// Both, at a rate.
@@ -59,14 +57,15 @@ pub(crate) const SLOW_READERS: Clients =
     clients("slow-readers", "--new 90 --new-rate 0.1 --read-rate 16384 --timeout 20 --path /?bytes=131072");
 /// Two seconds for the head of a request.
 pub(crate) const SLOW_WRITERS: Clients = clients("slow-writers", "--new 160 --new-rate 0.4 --write-rate 30");
+/// Three seconds, and as many as a control needs: each has a connection of its own, and new ones come late for a second or so only.
+pub(crate) const LATE_SLOW_WRITERS: Clients =
+    clients("slow-writers", "--new 700 --new-rate 0.36 --write-rate 20");
 /// The head at once, the body a second and a half later.
 pub(crate) const LATE_BODIES: Clients =
     clients("late-bodies", "--keepalive 160 --keepalive-rate 0.5 --body 1024 --body-delay 1.5");
 /// [`KEPT_BLIND`] in TLS.
 pub(crate) const TLS_KEPT: Clients =
     clients("keep-alive-blind", "--tls --keepalive 40 --keepalive-rate 5 --blind");
-/// As few as [`FEW_KEPT`], in TLS.
-pub(crate) const TLS_FEW_KEPT: Clients = clients("few-keep-alive", "--tls --keepalive 10 --keepalive-rate 4");
 /// Fewer than [`ONE_SHOT`]: a handshake takes its time.
 pub(crate) const TLS_ONE_SHOT: Clients = clients("one-per-request", "--tls --new 60 --new-rate 4");
 /// [`LONG_KEPT`] in TLS.
@@ -95,7 +94,7 @@ pub(crate) const GRPC_STREAMS: Clients =
 /// [`H2_LONG`] of gRPC.
 pub(crate) const GRPC_LONG: Clients =
     clients("streams-long", "--http2 16 --grpc 2000 --keepalive 48 --keepalive-rate 4");
-/// More than [`FEW_KEPT`], of gRPC: a server that announces its end beforehand leaves none of their requests behind.
+/// A few kept connections of gRPC: a server that announces its end beforehand leaves none of their requests behind.
 pub(crate) const GRPC_FEW_KEPT: Clients =
     clients("few-keep-alive", "--http2 8 --grpc 0 --keepalive 10 --keepalive-rate 20");
 /// [`H2_ONE_SHOT`] of gRPC.

@@ -157,6 +157,9 @@ pub(crate) struct Style {
     /// In place of SIGTERM.
     pub(crate) stop_signal: Option<&'static str>,
     pub(crate) prestop_seconds: u64,
+    /// Its clients are done before any server is stopped: a request that crosses the server's close of a kept connection is a loss,
+    /// and nobody's mistake.
+    pub(crate) clients_leave: bool,
     pub(crate) kind: Kind,
     pub(crate) confidence: Confidence,
     pub(crate) stage: Stage,

@@ -6,7 +6,7 @@ use world::agent::{Metrics, Termination};
 use world::judge::{self, Verdict};
 use world::load::{Attempt, ErrorKind};
 
-use crate::rows::{BlindSpot, Confidence, Kind, LEAST_LATE, LEAST_LOSSES, Row, Stage, Style};
+use crate::rows::{BlindSpot, Confidence, Kind, LEAST_LATE, LEAST_LOSSES, Row, Style};
 use world::clients::Tally;
 
 /// What came of a row.
@@ -133,10 +133,7 @@ fn disagreements(row: &Row, verdict: &Verdict, ends: &[Termination], metrics: &M
     }
     for end in ends {
         let name = &end.pod.name;
-        // Where nothing is left for the agent's own process, its records come late: it says so, and no number hangs on it.
-        let is_late = |anomaly: &serde_json::Value| anomaly == "behind_window";
-        let excused = row.style.stage == Stage::Saturating && end.anomalies.iter().all(is_late);
-        if !end.complete && !excused {
+        if !end.complete {
             found.push(format!("{name} is not complete: {:?}", end.anomalies));
         }
         if end.evidence_refused > 0 {
@@ -151,6 +148,7 @@ fn disagreements(row: &Row, verdict: &Verdict, ends: &[Termination], metrics: &M
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rows::Stage;
     use crate::styles::STYLES;
 
     fn style(kind: Kind, stage: Stage) -> &'static Style {
