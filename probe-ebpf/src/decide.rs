@@ -19,6 +19,9 @@ const HANDSHAKE_END: u32 = 104;
 /// Frames of HTTP/2 that no request is made of (RFC 9113 section 6): SETTINGS ACK 9, WINDOW_UPDATE 13, RST_STREAM 13, PING
 /// and GOAWAY 17, and a WINDOW_UPDATE with a PING, as clients that measure their bandwidth send them.
 const CONTROL_FRAMES: u32 = 30;
+/// The same with what a client says that closes the connection: SETTINGS ACK 9, WINDOW_UPDATE 13, PING ACK 17 (servers of gRPC
+/// measure their bandwidth too), and a GOAWAY with the 25 bytes "client transport shutdown" of grpc-go, 42.
+const HTTP2_LEAVING: u32 = 81;
 /// Farewells of protocols in which the client speaks last: Terminate of PostgreSQL and COM_QUIT of MySQL take 5, QUIT of
 /// SMTP and memcached 6, unbind of LDAP 7, a heartbeat of AMQP 8.
 const FAREWELL: u32 = 8;
@@ -205,7 +208,10 @@ pub fn closing(c: &Closing) -> Verdict {
     if c.protocol.client_speaks_last() && (c.client_fin || c.client_rst) {
         return Verdict::Served;
     }
-    if !is_chatter(c.protocol, c.unread.saturating_add(c.pending), c.opening) {
+    let bytes = c.unread.saturating_add(c.pending);
+    let has_left = c.client_fin || c.client_rst;
+    let is_goodbye = matches!(c.protocol, Protocol::Multiplexed) && has_left && bytes <= HTTP2_LEAVING;
+    if !is_goodbye && !is_chatter(c.protocol, bytes, c.opening) {
         return Verdict::Lost(class, Confidence::Inferred);
     }
     // As if it had never come; the answer before it may be cut all the same.
@@ -479,6 +485,19 @@ mod tests {
             ("h2c: a SETTINGS ACK is unread", unread_after(Multiplexed, 9), None),
             ("h2c: a request", read_after(Multiplexed, 31), inferred(UNANSWERED)),
             ("h2c: a request is unread", unread_after(Multiplexed, 60), inferred(UNREAD)),
+            (
+                "h2c: the client acknowledges, says goodbye and leaves",
+                left_by_fin(read_after(Multiplexed, 81)),
+                None,
+            ),
+            ("h2c: by RST", left_by_rst(read_after(Multiplexed, 81)), None),
+            ("h2c: nobody reads that", left_by_fin(unread_after(Multiplexed, 81)), None),
+            (
+                "h2c: one byte more is a request",
+                left_by_fin(read_after(Multiplexed, 82)),
+                inferred(UNANSWERED),
+            ),
+            ("h2c: and is given up", left_by_rst(read_after(Multiplexed, 82)), inferred(ABANDONED)),
             ("raw: the client left by FIN", left_by_fin(read_after(Raw, 300)), None),
             ("raw: it left with its last words unread", left_by_fin(unread_after(Raw, 300)), None),
             ("raw: it left by RST", left_by_rst(read_after(Raw, 300)), None),

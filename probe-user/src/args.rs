@@ -91,6 +91,9 @@ Examples:
   # After the DaemonSet is gone for good
   drainscope cleanup
 
+  # While the last agent is ending
+  drainscope cleanup --wait 1m
+
 Without it they stop by themselves 15 minutes after the last agent, but keep their memory.
 Exit status: 0 nothing is left, 2 an agent still runs or the files cannot be removed.";
 
@@ -206,6 +209,12 @@ pub struct CleanupArgs {
     /// Directory that the agent was given
     #[arg(long, env = "DRAINSCOPE_PIN_DIR", value_name = "DIR", default_value = PIN_DIR)]
     pub pin_dir: PathBuf,
+    /// How long to wait for an agent that still runs
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    pub wait: SignedDuration,
+    /// How long to stay afterwards, until SIGTERM at most: the container of a DaemonSet must not end by itself
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    pub stay: SignedDuration,
 }
 
 /// Flags of `check`.

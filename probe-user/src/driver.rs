@@ -4,6 +4,8 @@
 
 pub mod pulse;
 pub mod query;
+#[cfg(test)]
+mod tests;
 
 use crate::clock::{mono_now, unix_now_ns};
 use crate::decode::{self, decode};
@@ -80,6 +82,8 @@ pub struct Links {
 pub struct Driver {
     monitor: Taped,
     kernel: Option<Kernel>,
+    /// The kernel side's records, while the driver runs.
+    ring: Option<AsyncFd<Ring>>,
     hierarchy: Option<Hierarchy>,
     journal: Journal,
     kernel_log: Option<Box<dyn FnMut() + Send>>,
@@ -123,6 +127,7 @@ impl Driver {
         let driver = Self {
             monitor: Taped::new(parts.monitor),
             kernel: parts.kernel,
+            ring: None,
             hierarchy: parts.hierarchy,
             journal: parts.journal,
             kernel_log: parts.kernel_log,
@@ -143,32 +148,25 @@ impl Driver {
     /// Runs until `stop` says so; returns the terminations that are not over yet. Dropping the kernel side with it
     /// detaches every program.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Vec<Termination> {
-        let ring = self.kernel.as_mut().and_then(Kernel::take_ring);
-        let mut ring = ring.and_then(awaited);
+        self.ring = self.kernel.as_mut().and_then(Kernel::take_ring).and_then(awaited);
         self.take_over();
         self.tick(mono_now());
         self.scan_cgroups();
-        let (mut batch, mut records) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
+        let mut batch = Vec::with_capacity(BATCH);
         let (mut sources_left, mut records_left) = (true, false);
         loop {
             self.conclude();
             let wait = if records_left { 0 } else { self.next_due().since(mono_now()) };
             let mut asked = None;
             tokio::select! {
-                () = readable(&mut ring) => {}
+                () = readable(&mut self.ring) => {}
                 count = self.events.recv_many(&mut batch, BATCH), if sources_left => sources_left = count > 0,
                 Some(query) = self.queries.recv() => asked = Some(query),
                 () = tokio::time::sleep(Duration::from_nanos(wait)) => {}
                 _ = stop.wait_for(|stop| *stop) => break,
             }
-            // Whatever takes the core's time on - a fact of the API, a timer, a question - comes after what the kernel
-            // had written by then, however long this process was kept from the CPU.
-            let now = mono_now();
-            records_left = self.take_records(&mut ring, &mut records);
-            for event in records.drain(..).chain(batch.drain(..)) {
-                self.handle(event);
-            }
-            self.tick(now);
+            records_left = self.receive(&mut batch);
+            self.tick(mono_now());
             if let Some(query) = asked {
                 self.answer(query);
             }
@@ -178,14 +176,16 @@ impl Driver {
 
     /// Takes what the sources had still to say and gives the core its time to put it in order.
     async fn last_words(mut self) -> Vec<Termination> {
+        let mut batch = Vec::new();
         while let Ok(event) = self.events.try_recv() {
-            self.handle(event);
+            batch.push(event);
         }
+        self.receive(&mut batch);
         self.read(false);
         let end = mono_now().after(LAST_NS);
         while let Some(due) = self.monitor.poll_timeout().filter(|due| *due <= end) {
             tokio::time::sleep(Duration::from_nanos(due.since(mono_now()))).await;
-            self.monitor.handle_timeout(mono_now());
+            self.handle_timeout(mono_now());
             self.conclude();
         }
         self.save();
@@ -195,14 +195,40 @@ impl Driver {
     }
 
     /// Takes what is in the ring; true if that was too much for one turn.
-    fn take_records(&mut self, ring: &mut Option<AsyncFd<Ring>>, records: &mut Vec<Event>) -> bool {
-        let Some(ring) = ring else { return false };
+    fn take_records(&mut self, events: &mut Vec<Event>) -> bool {
+        let Some(ring) = &mut self.ring else { return false };
         let taken = ring.get_mut().drain(RECORDS, |bytes| {
             let event = decode(bytes, self.hierarchy.as_ref(), mono_now());
             *self.records.entry(kind_of(event.as_ref())).or_default() += 1;
-            records.extend(event);
+            events.extend(event);
         });
         taken == RECORDS
+    }
+
+    /// Facts of the API. Their source stamped them and may have been kept from the CPU before it could send them: they are
+    /// received when they are here, and nobody can say what came before what the core has applied.
+    fn receive(&mut self, facts: &mut Vec<Event>) -> bool {
+        let applied = self.monitor.watermark();
+        let facts = facts.drain(..).map(|fact| Event { at: fact.at.max(applied), ..fact });
+        self.hand_over(facts.collect())
+    }
+
+    /// Gives facts to the core, together with what the kernel had written by now and in the order of their moments: whatever
+    /// takes the core's time on - a fact of the API, a reading, a timer, a question - comes after what the kernel wrote
+    /// before it, however long this process was kept from the CPU. True if the ring held too much for one turn.
+    fn hand_over(&mut self, mut events: Vec<Event>) -> bool {
+        let records_left = self.take_records(&mut events);
+        events.sort_by_key(|event| event.at);
+        for event in events {
+            self.handle(event);
+        }
+        records_left
+    }
+
+    /// Time has come to `now`; as [`Self::hand_over`].
+    fn handle_timeout(&mut self, now: Mono) {
+        self.hand_over(Vec::new());
+        self.monitor.handle_timeout(now);
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "only cgroups are remembered here")]
@@ -226,7 +252,7 @@ impl Driver {
 
     /// A fact that becomes known here and now.
     fn note(&mut self, fact: Fact) {
-        self.handle(Event { at: mono_now(), fact });
+        self.hand_over(vec![Event { at: mono_now(), fact }]);
     }
 
     fn next_due(&self) -> Mono {
@@ -258,7 +284,7 @@ impl Driver {
             }
         }
         if self.monitor.poll_timeout().is_some_and(|due| due <= now) {
-            self.monitor.handle_timeout(now);
+            self.handle_timeout(now);
         }
         if now >= self.ticks.save {
             self.save();
@@ -272,7 +298,7 @@ impl Driver {
         let known = self.clock_offset.is_some_and(|old| old.abs_diff(offset) < u128::from(CLOCK_SLIP_NS));
         if !known {
             self.clock_offset = Some(offset);
-            self.handle(Event { at, fact: Fact::Clock { unix_ns } });
+            self.hand_over(vec![Event { at, fact: Fact::Clock { unix_ns } }]);
         }
     }
 
@@ -294,9 +320,7 @@ impl Driver {
                 }
             });
         }
-        for event in facts {
-            self.handle(event);
-        }
+        self.hand_over(facts);
     }
 
     fn read_anomalies(&mut self) {
@@ -332,9 +356,7 @@ impl Driver {
                 }
             });
         }
-        for fact in facts {
-            self.handle(Event { at, fact });
-        }
+        self.hand_over(facts.into_iter().map(|fact| Event { at, fact }).collect());
     }
 
     /// Brings the core's cgroups in line with cgroupfs: at the start, and when records may have been lost.
@@ -346,9 +368,7 @@ impl Driver {
         let new = found.iter().filter(|one| !self.cgroups.contains(&one.id));
         let mut facts: Vec<Fact> = new.filter_map(|one| decode::cgroup(one.id, true, &one.what)).collect();
         facts.extend(self.cgroups.difference(&there).map(|id| Fact::CgroupGone { id: *id }));
-        for fact in facts {
-            self.handle(Event { at, fact });
-        }
+        self.hand_over(facts.into_iter().map(|fact| Event { at, fact }).collect());
     }
 
     /// Applies what the core wants done and logs what it has to say.
@@ -452,7 +472,7 @@ impl Driver {
     fn observe(&mut self) -> Observation {
         self.read(false);
         self.read_anomalies();
-        self.monitor.handle_timeout(mono_now());
+        self.handle_timeout(mono_now());
         self.conclude();
         Observation { snapshot: self.monitor.snapshot(), kernel: self.kernel_now() }
     }

@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod check;
+pub mod cleanup;
 pub mod clock;
 pub mod config;
 pub mod decode;

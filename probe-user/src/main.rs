@@ -8,12 +8,13 @@ use drainscope::args::{
 };
 use drainscope::config::Config;
 use drainscope::eventlog::{End, client, replay, report};
-use drainscope::kernel::Pins;
 use drainscope::run::KernelSide;
-use drainscope::{check, run};
+use drainscope::{check, cleanup, run};
 use std::fs::File;
 use std::io::{self, BufReader, IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -104,15 +105,22 @@ fn play(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn clean_up(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
-    let directory = &args.pin_dir;
-    let said = if directory.is_dir() {
-        let programs = Pins::open(directory)?.clean_up()?;
-        format!("removed {} ({programs} attached programs)\n", directory.display())
-    } else {
-        format!("nothing is left: {} does not exist\n", directory.display())
-    };
-    io::stdout().write_all(said.as_bytes()).context("stdout")?;
-    Ok(ExitCode::SUCCESS)
+    let wait = Duration::try_from(args.wait).context("--wait")?;
+    let stay = Duration::try_from(args.stay).context("--stay")?;
+    runtime()?.block_on(async {
+        // As process 1 of a container it would otherwise ignore the signal.
+        let mut terminate = signal(SignalKind::terminate()).context("signals cannot be received")?;
+        let said = tokio::select! {
+            said = cleanup::clean_up(&args.pin_dir, wait) => said?,
+            _ = terminate.recv() => anyhow::bail!("SIGTERM while an agent still ran"),
+        };
+        io::stdout().write_all(said.as_bytes()).context("stdout")?;
+        tokio::select! {
+            () = tokio::time::sleep(stay) => {}
+            _ = terminate.recv() => {}
+        }
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 /// Two workers are plenty: the driver is one task, the rest waits.

@@ -4,6 +4,7 @@
 
 mod recording;
 mod report;
+mod words;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,19 +12,20 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-pub use recording::{LastWords, Recording};
+pub use recording::Recording;
 pub use report::{Connections, Container, Evidence, Pod, Requests, Restart, Step, Termination};
+pub use words::Words;
 
 use crate::World;
 use crate::controllers::PodRef;
 use crate::node::find_program;
+use crate::wait::{wait_for, wait_until};
 
 /// How often the agent is asked while something is awaited.
 const POLL: Duration = Duration::from_millis(50);
@@ -58,8 +60,13 @@ impl Agent {
         extra: &[&str],
     ) -> anyhow::Result<Self> {
         let log = world.node().directory().join("agent.log");
+        Self::start_by(command(world, wrapper, program, "agent")?, log, extra)
+    }
+
+    /// By a command that says where the agent runs and what it watches; it listens where this type looks.
+    pub fn start_by(mut command: Command, log: PathBuf, extra: &[&str]) -> anyhow::Result<Self> {
         let file = File::options().create(true).append(true).open(&log).context("open the agent's log")?;
-        let child = command(world, wrapper, program, "agent")?
+        let child = command
             // Nothing outlives an agent unless a test asks for it.
             .env("DRAINSCOPE_PIN_DIR", "")
             .args(["--listen", &LISTEN.to_string(), "--api-listen", &API.to_string()])
@@ -67,7 +74,7 @@ impl Agent {
             .stdout(file.try_clone()?)
             .stderr(file)
             .spawn()
-            .with_context(|| format!("start {}", program.display()))?;
+            .context("start the agent")?;
         Ok(Self { child, log })
     }
 
@@ -89,19 +96,15 @@ impl Agent {
 
     /// Waits until it says that it is ready: hooks attached, first lists in.
     pub fn wait_ready(&mut self, timeout: Duration) -> anyhow::Result<()> {
-        let deadline = Instant::now() + timeout;
-        loop {
+        let is_ready = || {
             if let Some(status) = self.child.try_wait()? {
-                bail!("the agent ended ({status}): {}", self.log());
+                bail!("the agent ended: {status}");
             }
-            match fetch(LISTEN, "/readyz?verbose") {
-                Ok((200, _)) => return Ok(()),
-                answer if Instant::now() > deadline => {
-                    bail!("the agent is not ready after {timeout:?}: {answer:?}; its log: {}", self.log())
-                }
-                _ => thread::sleep(POLL),
-            }
-        }
+            Ok(matches!(fetch(LISTEN, "/readyz?verbose"), Ok((200, _))))
+        };
+        wait_for("a ready agent", timeout, is_ready).with_context(|| {
+            format!("/readyz: {:?}; the agent's log: {}", fetch(LISTEN, "/readyz?verbose"), self.log())
+        })
     }
 
     /// `GET path` on the metrics port: status and body.
@@ -125,27 +128,44 @@ impl Agent {
 
     /// Every termination that it remembers, newest first.
     pub fn terminations(&self) -> anyhow::Result<Vec<Termination>> {
-        let mut listing = self.api("/api/v1/terminations?limit=1000")?;
+        self.terminations_of(None)
+    }
+
+    /// Those of this workload, or all.
+    fn terminations_of(&self, workload: Option<&str>) -> anyhow::Result<Vec<Termination>> {
+        let filter = workload.map(|name| format!("&workload={name}")).unwrap_or_default();
+        let mut listing = self.api(&format!("/api/v1/terminations?limit=1000{filter}"))?;
         ensure!(listing["truncated"] == false, "the list of terminations is cut");
         serde_json::from_value(listing["items"].take()).context("terminations")
     }
 
     /// The terminations of these pods, in their order, once all of them have ended.
     pub fn wait_ended(&self, pods: &[PodRef], timeout: Duration) -> anyhow::Result<Vec<Termination>> {
-        let deadline = Instant::now() + timeout;
-        loop {
-            let known = self.terminations()?;
+        self.wait_ended_of(None, pods, timeout)
+    }
+
+    /// As [`Self::wait_ended`], asking for this workload's alone: where there are many, the whole list is long.
+    pub fn wait_ended_of(
+        &self,
+        workload: Option<&str>,
+        pods: &[PodRef],
+        timeout: Duration,
+    ) -> anyhow::Result<Vec<Termination>> {
+        let known = || -> anyhow::Result<Vec<Termination>> {
+            let known = self.terminations_of(workload)?;
             let of = |pod: &PodRef| known.iter().find(|item| item.pod.uid == pod.uid).cloned();
-            let found: Vec<Termination> = pods.iter().filter_map(of).collect();
-            if found.len() == pods.len() && found.iter().all(|item| item.state == "ended") {
-                return Ok(found);
-            }
-            if Instant::now() > deadline {
-                let states: Vec<_> = found.iter().map(|item| (&item.pod.name, &item.state)).collect();
-                bail!("not ended after {timeout:?}: {states:?} of {}; its log: {}", pods.len(), self.log());
-            }
-            thread::sleep(POLL);
-        }
+            Ok(pods.iter().filter_map(of).collect())
+        };
+        let look = || {
+            let found = known()?;
+            let all = found.len() == pods.len() && found.iter().all(|item| item.state == "ended");
+            Ok(all.then_some(found))
+        };
+        wait_until("the ends", timeout, POLL, look).with_context(|| {
+            let states = known()
+                .map(|found| found.into_iter().map(|item| (item.pod.name, item.state)).collect::<Vec<_>>());
+            format!("{states:?} of {}; the agent's log: {}", pods.len(), self.log())
+        })
     }
 
     /// Every container restart that it remembers, newest first.
@@ -167,15 +187,10 @@ impl Agent {
 
     /// Waits for its exit and gives its log; an error if it does not end in time or not with 0.
     pub fn wait_exit(&mut self, timeout: Duration) -> anyhow::Result<String> {
-        let deadline = Instant::now() + timeout;
-        loop {
-            if let Some(status) = self.ended()? {
-                ensure!(status.success(), "the agent ended with {status}: {}", self.log());
-                return Ok(self.log());
-            }
-            ensure!(Instant::now() < deadline, "the agent did not end in {timeout:?}: {}", self.log());
-            thread::sleep(POLL);
-        }
+        let status = wait_until("the agent's end", timeout, POLL, || self.ended())
+            .with_context(|| format!("its log: {}", self.log()))?;
+        ensure!(status.success(), "the agent ended with {status}: {}", self.log());
+        Ok(self.log())
     }
 
     /// Ends it as a kubelet does, and waits for its exit; an error if it does not end in time or not with 0.

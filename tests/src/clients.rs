@@ -2,14 +2,15 @@
 //! generator does is [`crate::load`]'s.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::Child;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::World;
 use crate::load::{Attempt, Summary, read_log};
+use crate::wait::wait_until;
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -37,13 +38,23 @@ pub struct Tally {
 impl Load {
     /// Starts it; `arguments` as on a command line.
     pub fn start(world: &World, target: impl Into<SocketAddr>, arguments: &str) -> anyhow::Result<Self> {
+        let command = world.client_command(world.load_program());
+        Self::start_by(command, world.node().directory(), target.into(), arguments)
+    }
+
+    /// By a command that says which program it is and where it runs; its files go into this folder.
+    pub fn start_by(
+        mut command: Command,
+        folder: &Path,
+        target: SocketAddr,
+        arguments: &str,
+    ) -> anyhow::Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let file = |name: &str| world.node().directory().join(format!("load-{number}-{name}"));
+        let file = |name: &str| folder.join(format!("load-{number}-{name}"));
         let (log, summary) = (file("attempts.jsonl"), file("summary.json"));
-        let child = world
-            .client_command(world.load_program())
-            .args(["--target", &target.into().to_string()])
+        let child = command
+            .args(["--target", &target.to_string()])
             .args(arguments.split_whitespace())
             .arg("--log")
             .arg(&log)
@@ -79,14 +90,8 @@ impl Load {
 
     /// Waits until it ends: by itself, or because it was told to.
     pub fn wait(mut self) -> anyhow::Result<Tally> {
-        let deadline = Instant::now() + LAST_ATTEMPTS;
-        let status = loop {
-            if let Some(status) = self.child.try_wait()? {
-                break status;
-            }
-            ensure!(Instant::now() < deadline, "the load generator does not end");
-            thread::sleep(POLL);
-        };
+        let ended = || Ok(self.child.try_wait()?);
+        let status = wait_until("the load generator's end", LAST_ATTEMPTS, POLL, ended)?;
         ensure!(status.success(), "the load generator ended with {status}");
         let summary = std::fs::read_to_string(&self.summary).context("read the load's summary")?;
         let summary: Summary = serde_json::from_str(&summary).context("the load's summary")?;

@@ -16,11 +16,13 @@ pub struct Verdict {
     pub failed: u64,
     /// Failed attempts with a partner.
     pub attributed: u64,
+    /// Of these, how many share it with another of their connection.
+    pub shared: u64,
     /// Failed attempts without one.
     pub client_only: Vec<Attempt>,
     /// Evidence without a failed attempt, with its pod's name.
     pub agent_only: Vec<(String, Evidence)>,
-    /// Attributed attempts by class.
+    /// Partners by class.
     pub by_class: BTreeMap<String, u64>,
     /// Terminations whose counters and evidence say different numbers: name, counted, shown.
     pub miscounted: Vec<(String, u64, u64)>,
@@ -49,23 +51,15 @@ pub fn classes_of(error: ErrorKind) -> &'static [&'static str] {
         ErrorKind::Timeout => {
             &["blackholed", "stale_reuse", "abandoned", "unanswered", "unread", "unaccepted"]
         }
-        ErrorKind::BadResponse => &[],
+        // The server's GOAWAY is a write of its own, unless the connection was closed already.
+        ErrorKind::StreamRefused => &["unanswered", "unread", "stale_reuse"],
+        ErrorKind::BadResponse | ErrorKind::StreamReset | ErrorKind::GrpcStatus => &[],
     }
 }
 
 /// Joins the failed attempts of `attempts` with the evidence of `terminations`.
 pub fn join(attempts: &[Attempt], terminations: &[Termination]) -> Verdict {
-    let mut verdict = Verdict::default();
-    let mut evidence: BTreeMap<SocketAddr, Vec<(String, Evidence)>> = BTreeMap::new();
-    for termination in terminations {
-        let (counted, shown) = (termination.lost_total(), termination.shown());
-        if counted != shown + termination.evidence_dropped {
-            verdict.miscounted.push((termination.pod.name.clone(), counted, shown));
-        }
-        for item in &termination.evidence {
-            evidence.entry(item.peer).or_default().push((termination.pod.name.clone(), item.clone()));
-        }
-    }
+    let (mut verdict, mut evidence) = shown(terminations);
     for attempt in attempts {
         let Some(error) = attempt.error else { continue };
         verdict.failed += 1;
@@ -85,7 +79,53 @@ pub fn join(attempts: &[Attempt], terminations: &[Termination]) -> Verdict {
     verdict
 }
 
-/// The same whatever the number of the request: for protocols whose requests the kernel cannot count. A connection loses one at most.
+/// Evidence by the client's address and port, with its pod's name.
+type Shown = BTreeMap<SocketAddr, Vec<(String, Evidence)>>;
+
+/// What terminations show, and a verdict that says where their counters do not agree with it.
+fn shown(terminations: &[Termination]) -> (Verdict, Shown) {
+    let (mut verdict, mut evidence) = (Verdict::default(), Shown::new());
+    for termination in terminations {
+        let (counted, shown) = (termination.lost_total(), termination.shown());
+        if counted != shown + termination.evidence_dropped {
+            verdict.miscounted.push((termination.pod.name.clone(), counted, shown));
+        }
+        for item in &termination.evidence {
+            evidence.entry(item.peer).or_default().push((termination.pod.name.clone(), item.clone()));
+        }
+    }
+    (verdict, evidence)
+}
+
+/// Connections of many requests at once: what was lost on one of them is at least one, so all that failed on it share one evidence, whose
+/// class fits one of them.
+pub fn join_multiplexed(attempts: &[Attempt], terminations: &[Termination]) -> Verdict {
+    let (mut verdict, mut evidence) = shown(terminations);
+    let mut failed: BTreeMap<SocketAddr, Vec<(Attempt, ErrorKind)>> = BTreeMap::new();
+    for attempt in attempts {
+        let Some(error) = attempt.error else { continue };
+        verdict.failed += 1;
+        failed.entry(attempt.local).or_default().push((*attempt, error));
+    }
+    for (local, attempts) in failed {
+        let candidates = evidence.entry(local).or_default();
+        let fits = |class: &str| attempts.iter().any(|(_, error)| classes_of(*error).contains(&class));
+        match candidates.iter().position(|(_, item)| fits(&item.class)) {
+            Some(index) => {
+                let (_, item) = candidates.swap_remove(index);
+                *verdict.by_class.entry(item.class).or_default() += 1;
+                let attributed = u64::try_from(attempts.len()).unwrap_or(u64::MAX);
+                verdict.attributed += attributed;
+                verdict.shared += attributed - 1;
+            }
+            None => verdict.client_only.extend(attempts.iter().map(|(attempt, _)| *attempt)),
+        }
+    }
+    verdict.agent_only = evidence.into_values().flatten().collect();
+    verdict
+}
+
+/// As [`join`], whatever the number of the request: for protocols whose requests the kernel cannot count. A connection loses one at most.
 pub fn join_connections(attempts: &[Attempt], terminations: &[Termination]) -> Verdict {
     const ANY: u32 = 0;
     let attempts: Vec<Attempt> = attempts.iter().map(|&attempt| Attempt { nth: ANY, ..attempt }).collect();
@@ -241,6 +281,36 @@ mod tests {
             "a partner each"
         );
         assert_eq!(verdict.agent_only.first().map(|(_, item)| item.peer.port()), Some(1000));
+    }
+
+    #[test]
+    fn what_failed_on_a_multiplexed_connection_shares_one_evidence() {
+        let failed = |port, nth, error| attempt(port, nth, Some(error));
+        let attempts = [
+            failed(1000, 2, ErrorKind::StreamReset),
+            failed(1000, 3, ErrorKind::Eof),
+            failed(1000, 4, ErrorKind::Eof),
+            failed(1001, 1, ErrorKind::Eof),
+            failed(1001, 2, ErrorKind::Eof),
+            failed(1002, 1, ErrorKind::StreamReset),
+            attempt(1003, 1, None),
+        ];
+        let ends = [termination(
+            4,
+            &[(1000, 9, "unanswered"), (1000, 9, "unanswered"), (1002, 1, "unread"), (1003, 1, "unread")],
+        )];
+        let verdict = join_multiplexed(&attempts, &ends);
+        assert_eq!((verdict.failed, verdict.attributed, verdict.shared), (6, 3, 2));
+        assert_eq!(verdict.by_class, BTreeMap::from([("unanswered".to_owned(), 1)]));
+        let of = |port| verdict.client_only.iter().filter(|attempt| attempt.local.port() == port).count();
+        assert_eq!(
+            (of(1001), of(1002), verdict.client_only.len()),
+            (2, 1, 3),
+            "none, and one that does not fit"
+        );
+        let mut alone: Vec<u16> = verdict.agent_only.iter().map(|(_, item)| item.peer.port()).collect();
+        alone.sort_unstable();
+        assert_eq!(alone, [1000, 1002, 1003], "a second one, one that does not fit, one without a loss");
     }
 
     #[test]

@@ -2,13 +2,14 @@
 //!
 //! In: pods from the store, a settable time late. Out: processes in sandboxes, pod status, the removal of ended pods from the store, and a
 //! [`Journal`] of its own acts. It runs in the root cgroup of the machine, so stop signals come from outside the pod's cgroups.
-//! Not here: volumes, init containers that end, liveness and startup probes and evictions of its own accord (a test asks for them), HTTP hooks,
-//! resources other than a memory limit.
+//! Not here: volumes, init containers that end, liveness probes and evictions of its own accord (a test asks for them), manifests in files (a
+//! static pod's object is made by the test), HTTP hooks, resources other than a memory limit.
 
 mod container;
 mod image;
 mod journal;
 mod probe;
+mod probing;
 mod status;
 mod termination;
 mod worker;
@@ -117,6 +118,12 @@ impl Kubelet {
     /// Ends a pod that nobody deleted; its object stays.
     pub fn evict(&self, uid: &str, disruption: Disruption, grace: Duration) -> anyhow::Result<()> {
         self.tell(uid, Message::Evict { disruption, grace })
+    }
+
+    /// Ends a static pod, as when its manifest is taken away: its object goes when it has ended. Such a pod has the annotation
+    /// `kubernetes.io/config.mirror`, which names its cgroups.
+    pub fn take_manifest(&self, uid: &str) -> anyhow::Result<()> {
+        self.tell(uid, Message::ManifestGone)
     }
 
     /// Ends a container of a pod that goes on, as after a failed liveness probe.

@@ -13,6 +13,7 @@ pub mod load;
 pub mod node;
 pub mod proxy;
 pub mod suite;
+pub mod wait;
 
 mod world;
 pub use world::{Delays, PodTemplate, ServiceAddresses, World, WorldConfig};

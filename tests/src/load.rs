@@ -1,8 +1,9 @@
-//! The load generator: clients of HTTP/1.1 (and redis, a little) that send each attempt once, never retry, and log every one that fails.
+//! The load generator: clients of HTTP/1.1, HTTP/2 and gRPC (and redis, a little) that send each attempt once, never retry, and log every one
+//! that fails.
 //!
-//! In: a [`Config`]. Out: a log of [`Attempt`]s and a [`Summary`], in files or in the process. One thread per client, blocking sockets, the system
-//! calls in plain sight, no lock and no allocation per request. It shares no code, file or pipe with the agent, whose findings are judged by it;
-//! it does not know about pods, and it does not interpret what it sees.
+//! In: a [`Config`]. Out: a log of [`Attempt`]s and a [`Summary`], in files or in the process. One thread per client; blocking sockets, the system
+//! calls in plain sight, no lock and no allocation per request, save for HTTP/2, which is the crate h2's. It shares no code, file or pipe with the
+//! agent, whose findings are judged by it; it does not know about pods, and it does not interpret what it sees.
 
 mod attempt;
 mod client;
@@ -10,14 +11,17 @@ mod clock;
 mod config;
 mod connection;
 mod exchange;
+mod http2;
 mod log;
 mod ports;
 mod request;
 mod response;
 mod run;
+mod session;
 mod summary;
 mod tally;
 mod tls;
+mod wire;
 
 pub use attempt::{Attempt, ClientKind, ErrorKind, Stage};
 pub use config::{Config, ConfigError};

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -23,6 +22,7 @@ use crate::controllers::{Delay, Deployment, EndpointController, PodRef};
 use crate::kubelet::{Journal, Kubelet, KubeletConfig, Step};
 use crate::node::{AddressReuse, Node, NodeConfig};
 use crate::proxy::ServiceProxy;
+use crate::wait::wait_until;
 
 /// How often a condition that has no wake-up of its own is looked at.
 const POLL: Duration = Duration::from_millis(2);
@@ -326,21 +326,10 @@ impl World {
         timeout: Duration,
         fits: impl Fn(&Step) -> bool,
     ) -> anyhow::Result<u64> {
-        let deadline = Instant::now() + timeout;
-        loop {
-            if let Some(at) = self.journal.first(&pod.uid, &fits) {
-                return Ok(at);
-            }
-            if Instant::now() > deadline {
-                bail!(
-                    "{}: the step did not come in {timeout:?}: {:?}; {:?}",
-                    pod.name,
-                    self.journal.of_pod(&pod.uid),
-                    self.failures()
-                );
-            }
-            thread::sleep(POLL);
-        }
+        let look = || Ok(self.journal.first(&pod.uid, &fits));
+        wait_until("a step", timeout, POLL, look).with_context(|| {
+            format!("{}: {:?}; {:?}", pod.name, self.journal.of_pod(&pod.uid), self.failures())
+        })
     }
 
     /// Waits until the proxy sends new connections of a Service to each of these pods, in every address family of the Service.

@@ -22,6 +22,8 @@ mod families;
 mod host_network;
 #[path = "agent/inits.rs"]
 mod inits;
+#[path = "agent/kubelet.rs"]
+mod kubelet;
 #[path = "agent/late_start.rs"]
 mod late_start;
 #[path = "agent/limited.rs"]
@@ -54,6 +56,8 @@ mod site;
 mod starved;
 #[path = "agent/stopping.rs"]
 mod stopping;
+#[path = "agent/swap.rs"]
+mod swap;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -96,9 +100,11 @@ fn main() -> ExitCode {
         late_start::trials(),
         restart::trials(),
         reuse::trials(),
+        swap::trials(),
         host_network::trials(),
         crash::trials(),
         ends::trials(),
+        kubelet::trials(),
         fallback::trials(),
         bad_input::trials(),
         inits::trials(),

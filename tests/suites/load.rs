@@ -8,6 +8,8 @@ mod answers;
 mod command;
 #[path = "load/failures.rs"]
 mod failures;
+#[path = "load/http2.rs"]
+mod http2;
 #[path = "load/pace.rs"]
 mod pace;
 #[path = "load/ports.rs"]

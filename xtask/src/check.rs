@@ -1,4 +1,4 @@
-//! `cargo xtask check`: formatting, lints for both targets, dependency policy, house rules.
+//! `cargo xtask check`: formatting, lints for both targets, dependency policy, house rules, deploy/.
 //!
 //! Every part runs even when an earlier one failed, so that one run shows all there is to mend.
 
@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
+use crate::deploy;
 use crate::metadata::Metadata;
 use crate::process;
 use crate::setup::Setup;
@@ -45,6 +46,13 @@ pub(crate) fn run(setup: &Setup) -> Result<bool> {
     }
     if !broken.is_empty() {
         failed.push("house rules");
+    }
+    let broken = deploy::broken(&metadata.root)?;
+    for line in &broken {
+        println!("{line}");
+    }
+    if !broken.is_empty() {
+        failed.push("deploy");
     }
     match failed.is_empty() {
         true => println!("check: all passed"),

@@ -10,7 +10,10 @@
 )]
 
 mod check;
+mod cluster;
+mod deploy;
 mod full;
+mod image;
 mod launch;
 mod metadata;
 mod privilege;
@@ -24,6 +27,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cluster::ClusterArgs;
 use crate::setup::{Consent, Setup};
 
 #[derive(Parser)]
@@ -69,10 +73,22 @@ enum Command {
                             A server that is not installed is a skip (cargo xtask setup --servers installs them), \
                             with DRAINSCOPE_REQUIRE=all a failure.")]
     Accuracy(LaunchArgs),
+    /// A real one-node Kubernetes in namespaces of its own: start it, end it, test the agent in it
+    Cluster(ClusterArgs),
     /// Formatting, lints (BPF target included), dependency policy, house rules
     #[command(after_help = "Examples:\n  cargo xtask check\n  cargo xtask check --yes")]
     Check(ConsentArgs),
-    /// Everything long: all tests, the demo in all its forms, the matrix, the benchmark; reports go into reports/
+    /// What is in deploy/: alert rules and their tests, the chart and what is made from it; builds helm once
+    #[command(
+        after_help = "Examples:\n  cargo xtask deploy\n  cargo xtask deploy --update  make the kustomize base and golden files anew"
+    )]
+    Deploy(DeployArgs),
+    /// The agent as a container image in a file: static, reproducible, made without a registry
+    #[command(
+        after_help = "Examples:\n  cargo xtask image drainscope.tar\n  ctr -n k8s.io images import drainscope.tar"
+    )]
+    Image(ImageArgs),
+    /// Everything long: all tests, the demo in all its forms, the matrix, the benchmark, a real Kubernetes; reports go into reports/
     #[command(after_help = "Examples:\n  cargo xtask full --yes\n  cargo xtask full demo-blind bench")]
     Full(FullArgs),
 }
@@ -83,6 +99,24 @@ struct FullArgs {
     consent: ConsentArgs,
     /// Steps to run [default: all of them]
     steps: Vec<String>,
+}
+
+#[derive(Args)]
+struct ImageArgs {
+    #[command(flatten)]
+    consent: ConsentArgs,
+    /// File that is written, in the form of `docker save`
+    out: PathBuf,
+    /// Tag in place of the version
+    #[arg(long)]
+    tag: Option<String>,
+}
+
+#[derive(Args)]
+struct DeployArgs {
+    /// Write the files that are made from the chart
+    #[arg(long)]
+    update: bool,
 }
 
 #[derive(Args)]
@@ -99,7 +133,7 @@ struct SetupArgs {
     /// Also what `cargo xtask check` needs (cargo-deny)
     #[arg(long)]
     checks: bool,
-    /// Also the servers of `cargo xtask accuracy` (Go, gunicorn, Java, Node.js, Python, redis)
+    /// Also the servers of `cargo xtask accuracy` (Go and its modules of gRPC, gunicorn, Java, Node.js, redis)
     #[arg(long)]
     servers: bool,
     /// Only the Rust library sources, into this sysroot; rustup is not asked
@@ -147,7 +181,12 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Demo(args) => launch::exec(&args.consent.setup(), "demo", &args.args),
         Command::Bench(args) => launch::exec(&args.consent.setup(), "bench", &args.args),
         Command::Accuracy(args) => launch::exec(&args.consent.setup(), "accuracy", &args.args),
+        Command::Cluster(args) => cluster::run(&args),
         Command::Check(consent) => check::run(&consent.setup()),
+        Command::Image(args) => {
+            image::run(&args.consent.setup(), &args.out, args.tag.as_deref()).map(|()| true)
+        }
+        Command::Deploy(args) => deploy::run(args.update),
         Command::Full(full) => full::run(&full.consent.setup(), &full.steps),
     }
 }

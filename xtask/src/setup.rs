@@ -14,8 +14,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::metadata::Metadata;
 use crate::privilege::{self, Obstacle};
 use crate::process;
+pub(crate) use rust_src::user_cache;
 
 /// The version that the build was tested with, installed when there is none.
 const BPF_LINKER: &str = "0.10.3";
@@ -86,9 +88,15 @@ impl Setup {
         programs::ensure(self.consent, programs::WORLD)
     }
 
-    /// The languages that the matrix has servers in.
+    /// The languages that the matrix has servers in, and the Go modules that one of them is made of.
     pub(crate) fn servers(&self) -> Result<()> {
-        programs::ensure(self.consent, programs::SERVERS)
+        programs::ensure(self.consent, programs::SERVERS)?;
+        programs::go_modules(&Metadata::read()?.root.join("tests/servers/grpc"))
+    }
+
+    /// What `cargo xtask cluster` runs and builds with.
+    pub(crate) fn cluster(&self) -> Result<()> {
+        programs::ensure(self.consent, programs::CLUSTER)
     }
 
     /// What `check` needs besides a build.

@@ -11,6 +11,8 @@ use serde::Serialize;
 const ROLLOUT_GAP_NS: u64 = 10 * 60 * 1_000_000_000;
 /// A quarter on top of the longest tail: the next rollout's will not be the same.
 const MARGIN: f64 = 1.25;
+/// kube-proxy gathers changes for up to a second before it programs them (minSyncPeriod): a tail that was shorter was luck.
+const LEAST_SLEEP: f64 = 2.0;
 /// Seconds that the kubelet leaves between stop signal and SIGKILL at least.
 const LEAST_GRACE: u64 = 2;
 
@@ -89,10 +91,13 @@ pub fn advise(terminations: &[&Termination]) -> Option<Advice> {
     Some(Advice { notes, ..advice })
 }
 
-/// The sleep that covers a tail: a quarter more, unless whole seconds make that too much for so short a tail.
+/// The sleep that covers a tail: a quarter more, unless whole seconds make that too much for a tail of some seconds.
 fn prestop_for(tail: f64) -> u64 {
-    let generous = (tail * MARGIN).ceil();
-    let most = tail + (tail * 0.5).max(1.0);
+    if tail <= 0.0 {
+        return 0;
+    }
+    let generous = (tail * MARGIN).ceil().max(LEAST_SLEEP);
+    let most = (tail * 1.5).max(LEAST_SLEEP + 1.0);
     whole_seconds(if generous <= most { generous } else { tail })
 }
 
@@ -149,16 +154,25 @@ mod tests {
     use crate::time::Mono;
 
     #[test]
-    fn the_sleep_lies_between_the_tail_and_the_tail_and_a_half() {
-        for (tail, sleep) in
-            [(0.0, 0), (0.3, 1), (0.95, 1), (1.0, 2), (1.01, 2), (1.7, 2), (3.1, 4), (8.2, 11), (60.0, 75)]
-        {
+    fn the_sleep_has_a_margin_and_is_no_more_than_the_tail_and_a_half() {
+        for (tail, sleep) in [
+            (0.0, 0),
+            (0.3, 2),
+            (0.978, 2),
+            (1.01, 2),
+            (1.7, 3),
+            (1.99, 3),
+            (2.5, 3),
+            (3.1, 4),
+            (8.2, 11),
+            (60.0, 75),
+        ] {
             assert_eq!(prestop_for(tail), sleep, "{tail}");
         }
-        for tenths in 0..3000u32 {
+        for tenths in 1..3000u32 {
             let tail = f64::from(tenths) / 10.0;
             let sleep = prestop_for(tail) as f64;
-            assert!(sleep >= tail && sleep <= tail + (tail * 0.5).max(1.0), "{tail}: {sleep}");
+            assert!(sleep >= tail * 1.1 && sleep <= (tail * 1.5).max(3.0), "{tail}: {sleep}");
         }
     }
 

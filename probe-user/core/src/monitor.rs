@@ -154,6 +154,11 @@ impl Monitor {
         }
     }
 
+    /// Up to here every event has been applied.
+    pub fn watermark(&self) -> Mono {
+        self.window.watermark()
+    }
+
     /// What became of the events so far.
     pub fn events(&self) -> EventCounts {
         EventCounts { waiting: self.window.len(), ..self.counts }

@@ -234,6 +234,12 @@ fn timeline(end: End<'_>, scope: Scope<'_>) -> Vec<TimelineStep> {
             .containers
             .iter()
             .find(|container| close.container.is_some() && container.index == close.container);
+        // Of a container that restarted shortly before, or of another one.
+        if let (Scope::Container(restarted), Some(of)) = (scope, of)
+            && restarted.cgroup != of.cgroup
+        {
+            continue;
+        }
         add(Step::ListenerClosed, Some(close.at), of, Some(close.port));
     }
     if matches!(scope, Scope::Pod) {

@@ -1,7 +1,8 @@
 // A net/http server as a row of `cargo xtask accuracy`: port 8080, dual-stack, a small answer to everything, `?delay_ms=` holds it back.
 //
-// -on-term default installs no handler: the runtime ends the process at SIGTERM. -on-term shutdown calls Server.Shutdown and waits for it.
-// -tls speaks HTTP/1.1 in TLS, with a certificate of its own making.
+// -on-term default installs no handler: the runtime ends the process at SIGTERM. -on-term shutdown calls Server.Shutdown and waits for it,
+// -on-term close calls Server.Close.
+// -tls speaks HTTP/1.1 in TLS, with a certificate of its own making. -h2c speaks HTTP/2 in the clear with those that begin with it.
 // -mptcp listens by MPTCP, as Go 1.24 and later do by themselves; without it the listener is plain TCP on every version.
 package main
 
@@ -52,27 +53,33 @@ func certificate() tls.Certificate {
 }
 
 func main() {
-	onTerm := flag.String("on-term", "default", "default or shutdown")
+	onTerm := flag.String("on-term", "default", "default, shutdown or close")
 	useTLS := flag.Bool("tls", false, "speak TLS")
+	h2c := flag.Bool("h2c", false, "speak HTTP/2 in the clear")
 	mptcp := flag.Bool("mptcp", false, "listen by MPTCP")
 	flag.Parse()
 
 	server := &http.Server{Handler: http.HandlerFunc(answer)}
+	if *h2c {
+		server.Protocols = new(http.Protocols)
+		server.Protocols.SetUnencryptedHTTP2(true)
+	}
+	shutdown := func() error { return server.Shutdown(context.Background()) }
+	end, known := map[string]func() error{"default": nil, "shutdown": shutdown, "close": server.Close}[*onTerm]
+	if !known {
+		log.Fatalf("-on-term %q is none of default, shutdown and close", *onTerm)
+	}
 	done := make(chan struct{})
-	switch *onTerm {
-	case "default":
-	case "shutdown":
+	if end != nil {
 		stop := make(chan os.Signal, 1)
 		signal.Notify(stop, syscall.SIGTERM)
 		go func() {
 			<-stop
-			if err := server.Shutdown(context.Background()); err != nil {
+			if err := end(); err != nil {
 				log.Print(err)
 			}
 			close(done)
 		}()
-	default:
-		log.Fatalf("-on-term %q is neither default nor shutdown", *onTerm)
 	}
 
 	var config net.ListenConfig

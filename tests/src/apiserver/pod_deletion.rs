@@ -20,7 +20,8 @@ impl Store {
         name: &str,
         grace_seconds: u64,
     ) -> Result<Arc<Value>, StoreError> {
-        self.transact(Kind::Pods, namespace, name, |pod| deletion_of(pod, grace_seconds, Timestamp::now()))
+        let now = self.now();
+        self.transact(Kind::Pods, namespace, name, |pod| deletion_of(pod, grace_seconds, now))
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -55,6 +55,8 @@ struct Inner {
     revision: u64,
     objects: BTreeMap<Kind, BTreeMap<Key, Arc<Value>>>,
     history: History,
+    /// Of its clock, against this machine's.
+    clock_ahead: SignedDuration,
 }
 
 #[derive(Debug)]
@@ -83,9 +85,21 @@ impl Store {
             revision: FIRST_REVISION,
             objects: BTreeMap::new(),
             history: History::starting_at(FIRST_REVISION),
+            clock_ahead: SignedDuration::ZERO,
         };
         let (revision, _) = watch::channel(FIRST_REVISION);
         Self { shared: Arc::new(Shared { inner: Mutex::new(inner), changed: Condvar::new(), revision }) }
+    }
+
+    /// The API server's clock is so far ahead of this machine's from now on.
+    pub fn set_clock_ahead(&self, ahead: SignedDuration) {
+        self.lock().clock_ahead = ahead;
+    }
+
+    /// The time by the API server's clock.
+    pub(super) fn now(&self) -> Timestamp {
+        let ahead = self.lock().clock_ahead;
+        Timestamp::now().saturating_add(ahead).unwrap_or_else(|_| Timestamp::now())
     }
 
     /// Adds an object named by its `metadata.name` (and `metadata.namespace`). Sets kind, apiVersion, uid, resourceVersion, creationTimestamp and generation.
@@ -94,8 +108,8 @@ impl Store {
         object["apiVersion"] = json!(kind.api_version());
         object["kind"] = json!(kind.object_kind());
         object["metadata"]["uid"] = json!(random_uid());
-        object["metadata"]["creationTimestamp"] = json!(whole_seconds(Timestamp::now()));
         object["metadata"]["generation"] = json!(1);
+        object["metadata"]["creationTimestamp"] = json!(whole_seconds(self.now()));
         let mut inner = self.lock();
         if inner.objects.get(&kind).is_some_and(|objects| objects.contains_key(&key)) {
             return Err(StoreError::AlreadyExists { kind, name: printed(&key) });

@@ -15,7 +15,7 @@ use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
 use world::load::{Config, Stopper, start};
 
-/// HTTP/1.1 load without retries: every attempt is made once and every failed one is logged.
+/// Load without retries, HTTP/1.1 unless told: every attempt is made once and every failed one is logged.
 #[derive(Debug, Parser)]
 #[command(name = "load")]
 struct Args {
@@ -52,6 +52,12 @@ struct Args {
     /// Speak redis: ask for the head of an empty list, which takes so many seconds; 0 asks PING
     #[arg(long, value_name = "SECONDS")]
     redis: Option<u32>,
+    /// Speak HTTP/2 in the clear, with so many requests under way at most on a kept connection
+    #[arg(long, default_value_t = 0, value_name = "STREAMS")]
+    http2: u32,
+    /// Over HTTP/2, ask the health service of gRPC, with a header `delay-ms` of so many milliseconds
+    #[arg(long, value_name = "MS")]
+    grpc: Option<u32>,
     /// Keep-alive clients send so many requests at once; each is an attempt, and a rate counts them together
     #[arg(long, default_value_t = 1, value_name = "REQUESTS")]
     pipeline: u32,
@@ -131,6 +137,8 @@ fn config(args: &Args) -> Config {
         body: args.body,
         tls: args.tls,
         redis: args.redis,
+        streams: args.http2,
+        grpc: args.grpc,
         pipeline: args.pipeline,
         read_rate: args.read_rate,
         write_rate: args.write_rate,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::probe::{ProbeHandle, ReadinessProbe};
+use super::probe::{Probe, ProbeHandle, Role};
 use crate::node::{Exit, Process, has_killed};
 
 /// Where a container is.
@@ -52,6 +52,8 @@ pub(super) struct Container {
     pub(super) stop: Option<Stop>,
     pub(super) ended: Option<Ended>,
     pub(super) restarts: u32,
+    /// It runs, and its startup probe has passed, if it has one.
+    pub(super) is_started: bool,
     pub(super) probe_verdict: bool,
     pub(super) probe: Option<ProbeHandle>,
     /// The group that limits its memory.
@@ -73,12 +75,13 @@ impl Container {
             stop: None,
             ended: None,
             restarts: 0,
+            is_started: false,
             probe_verdict: false,
             probe: None,
             memory: None,
             killing: None,
             is_sidecar: spec["restartPolicy"] == "Always",
-            has_probe: ReadinessProbe::of_container(spec)?.is_some(),
+            has_probe: Probe::of_container(spec, Role::Readiness)?.is_some(),
         })
     }
 
@@ -86,9 +89,9 @@ impl Container {
         matches!(self.state, State::Running { .. })
     }
 
-    /// Running, and what its readiness probe says, if it has one.
+    /// Started, and what its readiness probe says, if it has one.
     pub(super) fn is_ready(&self) -> bool {
-        self.is_running() && (self.probe_verdict || !self.has_probe)
+        self.is_started && (self.probe_verdict || !self.has_probe)
     }
 
     /// The exit code of its last process, if that has ended.
@@ -122,6 +125,7 @@ impl Container {
         self.stop = None;
         self.killing = None;
         self.probe = None;
+        self.is_started = false;
         self.probe_verdict = false;
     }
 
@@ -144,7 +148,7 @@ impl Container {
         };
         let image = self.spec["image"].as_str().unwrap_or_default();
         let mut status = json!({
-            "name": self.name, "image": image, "imageID": image, "ready": self.is_ready(), "started": self.is_running(),
+            "name": self.name, "image": image, "imageID": image, "ready": self.is_ready(), "started": self.is_started,
             "restartCount": self.restarts, "state": state, "lastState": last,
         });
         if !self.id.is_empty() {

@@ -28,6 +28,13 @@ pub enum Step {
         /// The new verdict.
         ready: bool,
     },
+    /// A startup probe's verdict (stamped after the probe).
+    Startup {
+        /// Container name.
+        container: String,
+        /// It has started; if not, it is ended and started again.
+        passed: bool,
+    },
     /// The kubelet begins with the pod's end.
     TerminationStarted,
     /// A container's preStop hook begins.

@@ -1,8 +1,8 @@
-//! The readiness probe of one running container: `httpGet` and `tcpSocket`, on the kubelet's terms.
+//! The startup and the readiness probe of one running container: `httpGet` and `tcpSocket`, on the kubelet's terms.
 //!
 //! A new connection each time, from the node's own network straight to the pod's first address, `Connection: close`, one time budget for
 //! the whole attempt, first attempt shortly after the start and then at a fixed rate. A fresh container is unready until `successThreshold` is reached.
-//! Not here: liveness, startup, exec and gRPC probes, HTTPS, redirects.
+//! A startup probe ends with its first verdict. Not here: liveness, exec and gRPC probes, HTTPS, redirects.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -29,9 +29,19 @@ enum Handler {
     Tcp { port: u16 },
 }
 
-/// A container's readiness probe, defaults filled in.
+/// What a probe is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Whether the container has started; no other probe runs before that.
+    Startup,
+    /// Whether traffic may come.
+    Readiness,
+}
+
+/// A probe of a container, defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ReadinessProbe {
+pub(super) struct Probe {
+    role: Role,
     handler: Handler,
     initial_delay: Duration,
     period: Duration,
@@ -46,10 +56,13 @@ pub(super) struct ProbeHandle {
     _stop: Sender<()>,
 }
 
-impl ReadinessProbe {
+impl Probe {
     /// The probe in a container's spec, if it has one.
-    pub(super) fn of_container(spec: &Value) -> anyhow::Result<Option<Self>> {
-        let probe = &spec["readinessProbe"];
+    pub(super) fn of_container(spec: &Value, role: Role) -> anyhow::Result<Option<Self>> {
+        let probe = match role {
+            Role::Startup => &spec["startupProbe"],
+            Role::Readiness => &spec["readinessProbe"],
+        };
         if !probe.is_object() {
             return Ok(None);
         }
@@ -64,6 +77,7 @@ impl ReadinessProbe {
             bail!("this kubelet runs httpGet and tcpSocket probes only: {probe}");
         };
         Ok(Some(Self {
+            role,
             handler,
             initial_delay: Duration::from_secs(number("initialDelaySeconds", 0)),
             period: Duration::from_secs(number("periodSeconds", 10)),
@@ -73,16 +87,20 @@ impl ReadinessProbe {
         }))
     }
 
-    /// Probes from now on, on a thread of its own in the caller's network; `report` hears every change of the verdict.
+    /// Probes from now on, on a thread of its own in the caller's network, a container that has run for so long; `report` hears every
+    /// change of the verdict.
     pub(super) fn start(
         self,
         address: IpAddr,
+        age: Duration,
         report: impl Fn(bool) + Send + 'static,
     ) -> anyhow::Result<ProbeHandle> {
         let (stop, stopped) = channel();
         let run = move || {
-            let (mut verdict, mut last, mut count) = (false, false, 0);
-            let mut next = Instant::now() + FIRST_LOOK + self.initial_delay;
+            // Nothing is known of a start until there is a verdict; who is not known to be ready is not.
+            let mut verdict = (self.role == Role::Readiness).then_some(false);
+            let (mut last, mut count) = (false, 0);
+            let mut next = Instant::now() + FIRST_LOOK + self.initial_delay.saturating_sub(age);
             while let Err(RecvTimeoutError::Timeout) =
                 stopped.recv_timeout(next.saturating_duration_since(Instant::now()))
             {
@@ -90,9 +108,12 @@ impl ReadinessProbe {
                 count = if result == last { count + 1 } else { 1 };
                 last = result;
                 let threshold = if result { self.success_threshold } else { self.failure_threshold };
-                if count >= threshold && result != verdict {
-                    verdict = result;
-                    report(verdict);
+                if count >= threshold && verdict != Some(result) {
+                    verdict = Some(result);
+                    report(result);
+                    if self.role == Role::Startup {
+                        return;
+                    }
                 }
                 // A probe slower than its period is followed at once by the next; further ticks are dropped.
                 next = (next + self.period).max(Instant::now());
@@ -160,7 +181,7 @@ mod tests {
     #[test]
     fn defaults_are_the_apis() {
         let spec = json!({"ports": [{"name": "http", "containerPort": 80}], "readinessProbe": {"httpGet": {"port": "http"}}});
-        let probe = ReadinessProbe::of_container(&spec).expect("valid").expect("there");
+        let probe = Probe::of_container(&spec, Role::Readiness).expect("valid").expect("there");
         assert_eq!(probe.handler, Handler::Http { path: "/".to_owned(), port: 80 });
         assert_eq!((probe.period, probe.timeout), (Duration::from_secs(10), Duration::from_secs(1)));
         assert_eq!((probe.success_threshold, probe.failure_threshold), (1, 3));
@@ -169,12 +190,10 @@ mod tests {
     #[test]
     fn a_port_that_is_none_is_an_error() {
         for port in [json!("nothing"), json!(0), json!(70_000), json!(null)] {
-            assert!(
-                ReadinessProbe::of_container(&json!({"readinessProbe": {"tcpSocket": {"port": port}}}))
-                    .is_err()
-            );
+            let spec = json!({"startupProbe": {"tcpSocket": {"port": port}}});
+            assert!(Probe::of_container(&spec, Role::Startup).is_err());
+            assert!(Probe::of_container(&spec, Role::Readiness).expect("it has none").is_none());
         }
-        assert!(ReadinessProbe::of_container(&json!({})).expect("valid").is_none());
     }
 
     #[test]

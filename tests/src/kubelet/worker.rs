@@ -4,7 +4,6 @@
 //! everything that waits is a deadline of the same loop. The steps of the end are in `termination.rs`.
 
 use std::fs;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -18,9 +17,9 @@ use serde_json::Value;
 use super::container::{Container, State};
 use super::image::command_of;
 use super::journal::Step;
-use super::probe::ReadinessProbe;
+use super::probe::Role;
 use super::status::{Disruption, StatusInput, status_of};
-use super::{Shared, random_id};
+use super::{Shared, grace_of, random_id};
 use crate::apiserver::Kind;
 use crate::node::{Exit, Pids, PodAddresses, ProcessSpec, Sandbox};
 
@@ -40,6 +39,8 @@ pub(super) enum Message {
         disruption: Disruption,
         grace: Duration,
     },
+    /// A static pod's manifest is gone.
+    ManifestGone,
     /// A container is to be ended and started again.
     Kill {
         container: String,
@@ -56,10 +57,11 @@ pub(super) enum Message {
         id: String,
         exit: Exit,
     },
-    Readiness {
+    Probed {
         container: usize,
         id: String,
-        ready: bool,
+        role: Role,
+        passed: bool,
     },
 }
 
@@ -70,10 +72,14 @@ pub(super) struct Worker {
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) uid: String,
+    /// The name of its cgroups: the hash of its manifest for a static pod, else its uid.
+    cgroup_uid: String,
     pub(super) containers: Vec<Container>,
     pub(super) sandbox: Option<Sandbox>,
     /// When the termination began, and the whole grace.
     pub(super) termination: Option<(Instant, Duration)>,
+    /// Its own grace, without a word of the API.
+    pub(super) grace: Duration,
     restart_policy: String,
     host_network: bool,
     share_pids: bool,
@@ -81,12 +87,12 @@ pub(super) struct Worker {
     disruption: Option<Disruption>,
     /// The API wants it to end.
     deleted: bool,
-    addresses: Option<PodAddresses>,
+    pub(super) addresses: Option<PodAddresses>,
     directory: PathBuf,
     started: Timestamp,
     finished: bool,
     inbox: Receiver<Message>,
-    outbox: Sender<Message>,
+    pub(super) outbox: Sender<Message>,
 }
 
 impl Worker {
@@ -98,6 +104,7 @@ impl Worker {
     ) -> anyhow::Result<Self> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let uid = text(&pod["metadata"]["uid"]);
+        let manifest = &pod["metadata"]["annotations"]["kubernetes.io/config.mirror"];
         let list = |field: &str| pod["spec"][field].as_array().into_iter().flatten();
         let specs = list("initContainers").chain(list("containers"));
         let directory = shared.node.directory().join(&uid);
@@ -106,6 +113,8 @@ impl Worker {
             namespace: text(&pod["metadata"]["namespace"]),
             name: text(&pod["metadata"]["name"]),
             containers: specs.map(Container::new).collect::<Result<_, _>>()?,
+            cgroup_uid: if manifest.is_string() { text(manifest) } else { uid.clone() },
+            grace: grace_of(pod),
             host_network: pod["spec"]["hostNetwork"] == true,
             share_pids: pod["spec"]["shareProcessNamespace"] == true,
             host_pids: pod["spec"]["hostPID"] == true,
@@ -128,7 +137,8 @@ impl Worker {
     /// The pod's whole life.
     pub(super) fn run(mut self) -> anyhow::Result<()> {
         let create = if self.host_network { Sandbox::create_on_host } else { Sandbox::create };
-        let sandbox = create(&self.shared.node, &self.uid, &random_id()?).context("make the sandbox")?;
+        let sandbox =
+            create(&self.shared.node, &self.cgroup_uid, &random_id()?).context("make the sandbox")?;
         self.addresses = Some(sandbox.addresses());
         self.sandbox = Some(sandbox);
         self.record(Step::SandboxCreated);
@@ -159,12 +169,16 @@ impl Worker {
                     self.disruption = Some(disruption);
                     self.begin_termination(grace);
                 }
+                Ok(Message::ManifestGone) => {
+                    self.deleted = true;
+                    self.begin_termination(self.grace);
+                }
                 Ok(Message::Kill { container, grace }) => self.kill_container(&container, grace),
                 Ok(Message::HookDone { container, id }) => self.on_hook_done(container, &id),
                 Ok(Message::Abandon) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 Ok(Message::Exited { container, id, exit }) => self.on_exit(container, &id, exit),
-                Ok(Message::Readiness { container, id, ready }) => {
-                    self.on_readiness(container, &id, ready);
+                Ok(Message::Probed { container, id, role, passed }) => {
+                    self.on_probed(container, &id, role, passed)?;
                     changed = true;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -197,7 +211,7 @@ impl Worker {
             (false, true) => sandbox.pids(),
             (false, false) => Pids::Own,
         };
-        let cgroup = self.shared.node.cgroups().create_container(&self.uid, &id)?;
+        let cgroup = self.shared.node.cgroups().create_container(&self.cgroup_uid, &id)?;
         let process = Arc::new(self.shared.node.spawn(ProcessSpec {
             program: command.program,
             arguments: command.arguments,
@@ -215,13 +229,6 @@ impl Worker {
             }
         };
         thread::Builder::new().name("wait".to_owned()).spawn(wait)?;
-        if let Some(probe) = ReadinessProbe::of_container(spec)? {
-            let (outbox, probed_id) = (self.outbox.clone(), id.clone());
-            let report = move |ready| {
-                drop(outbox.send(Message::Readiness { container: index, id: probed_id.clone(), ready }))
-            };
-            container.probe = Some(probe.start(IpAddr::V4(addresses.v4()), report)?);
-        }
         let pid = process.pid();
         if let Some(bytes) = spec["resources"]["limits"]["memory"].as_u64() {
             container.memory = Some(self.shared.node.cgroups().limit_memory(&id, pid, bytes)?);
@@ -230,6 +237,10 @@ impl Worker {
         container.id.clone_from(&id);
         container.state = State::Running { process, since: Timestamp::now() };
         self.record(Step::ContainerStarted { container: name, pid, container_id: id });
+        if !self.start_probe(index, Role::Startup)? {
+            self.containers[index].is_started = true;
+            self.start_probe(index, Role::Readiness)?;
+        }
         Ok(())
     }
 
@@ -246,7 +257,7 @@ impl Worker {
             program: command.program,
             arguments: command.arguments,
             environment: environment_of(&container.spec, &self.name, &self.namespace, addresses),
-            cgroup: self.shared.node.cgroups().create_container(&self.uid, &container.id)?,
+            cgroup: self.shared.node.cgroups().create_container(&self.cgroup_uid, &container.id)?,
             network: Some(sandbox.network().clone()),
             pids: Pids::Of(process.pid()),
             log: self.directory.join(format!("{}.log", container.name)),
@@ -284,15 +295,6 @@ impl Worker {
         self.record(step);
     }
 
-    fn on_readiness(&mut self, index: usize, id: &str, ready: bool) {
-        let container = &mut self.containers[index];
-        if container.id == id {
-            container.probe_verdict = ready;
-            let step = Step::Readiness { container: container.name.clone(), ready };
-            self.record(step);
-        }
-    }
-
     /// Writes the pod's status; an object that is gone is not an error (it was deleted by force).
     fn publish_status(&self) {
         let input = StatusInput {
@@ -326,7 +328,7 @@ impl Worker {
         }
         self.finished = true;
         self.publish_status();
-        self.shared.node.cgroups().remove_pod(&self.uid)
+        self.shared.node.cgroups().remove_pod(&self.cgroup_uid)
     }
 
     /// The kubelet's last deletion, with grace 0; if the object is gone already, somebody deleted it by force.

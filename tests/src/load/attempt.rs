@@ -41,6 +41,12 @@ pub enum ErrorKind {
     Timeout,
     /// What came is not of the protocol.
     BadResponse,
+    /// The server will not look at this stream: REFUSED_STREAM, or a GOAWAY whose last stream is an earlier one.
+    StreamRefused,
+    /// The server has ended this stream alone, by another RST_STREAM.
+    StreamReset,
+    /// A whole answer of gRPC whose status is not OK.
+    GrpcStatus,
 }
 
 /// How far a failed attempt had come.
@@ -77,7 +83,7 @@ pub struct Attempt {
     pub local: SocketAddr,
     /// The target.
     pub remote: SocketAddr,
-    /// Which request on its connection this was, from 1.
+    /// Which request on its connection this was, from 1. The stream of HTTP/2 is twice that less one.
     pub nth: u32,
     /// The status of a complete response, whatever it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -88,9 +94,9 @@ pub struct Attempt {
     /// How far it came; absent for a complete response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage: Option<Stage>,
-    /// Bytes of the request that the socket took.
+    /// Bytes of the request that the socket took. Of HTTP/2 always 0.
     pub sent: u64,
-    /// Bytes of the answer that came.
+    /// Bytes of the answer that came. Of HTTP/2 those of its body.
     pub received: u64,
     /// The system call's error, where one failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]

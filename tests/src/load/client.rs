@@ -8,6 +8,7 @@ use super::clock::{now_ns, sleep_until};
 use super::config::Config;
 use super::connection::{Connection, Failure};
 use super::exchange::Exchange;
+use super::http2;
 use super::log::Writer;
 use super::request::Request;
 use super::run::{Live, LoadError, Shared};
@@ -17,7 +18,7 @@ use super::tally::Tally;
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// How late a waiting client may notice that the run has been stopped.
-const STOP_LATENCY_NS: u64 = 50_000_000;
+pub(super) const STOP_LATENCY_NS: u64 = 50_000_000;
 
 /// When the requests of a fixed schedule are due.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +41,9 @@ pub(super) struct Client<'a> {
 impl Client<'_> {
     /// Runs until the end of the run; the last attempt is finished, within its timeouts.
     pub(super) fn run(mut self) -> Result<Tally, LoadError> {
+        if self.config.streams > 0 {
+            return http2::run(self);
+        }
         let request = Request::new(self.config, self.kind == ClientKind::Keepalive);
         let mut buffer = vec![0; BUFFER_BYTES];
         let mut kept = None;
@@ -50,7 +54,7 @@ impl Client<'_> {
         Ok(self.tally)
     }
 
-    fn record(&mut self, attempt: &Attempt) -> Result<(), LoadError> {
+    pub(super) fn record(&mut self, attempt: &Attempt) -> Result<(), LoadError> {
         self.tally.record(attempt);
         self.live.count(attempt.ok());
         if self.config.log_all || !attempt.ok() {
@@ -61,18 +65,22 @@ impl Client<'_> {
 
     /// Waits for the next turn: `Some(None)` in a closed loop, `Some(due)` by schedule, `None` at the end of the run.
     fn next_turn(&mut self) -> Option<Option<u64>> {
-        let due_ns = match &mut self.schedule {
-            None => None,
-            Some(schedule) => {
-                let due_ns = schedule.next_ns;
-                while due_ns < self.shared.end_ns() && now_ns() < due_ns {
-                    sleep_until(due_ns.min(now_ns() + STOP_LATENCY_NS));
-                }
-                Some(due_ns)
-            }
-        };
+        let due_ns = self.due_ns();
+        while due_ns < self.shared.end_ns() && now_ns() < due_ns {
+            sleep_until(due_ns.min(now_ns() + STOP_LATENCY_NS));
+        }
+        self.take_turn()
+    }
+
+    /// When the next turn is due: 0 in a closed loop.
+    pub(super) fn due_ns(&self) -> u64 {
+        self.schedule.map_or(0, |schedule| schedule.next_ns)
+    }
+
+    /// Takes the turn that is due, as [`Self::next_turn`] gives it.
+    pub(super) fn take_turn(&mut self) -> Option<Option<u64>> {
         let end_ns = self.shared.end_ns();
-        if now_ns() >= end_ns || due_ns.is_some_and(|due_ns| due_ns >= end_ns) {
+        if now_ns() >= end_ns || self.due_ns() >= end_ns {
             if let Some(schedule) = &self.schedule {
                 let missed = end_ns.saturating_sub(schedule.next_ns).div_ceil(schedule.interval_ns);
                 self.tally.unsent += missed;
@@ -82,29 +90,20 @@ impl Client<'_> {
         if !self.shared.take_ticket() {
             return None;
         }
+        let due_ns = self.schedule.map(|schedule| schedule.next_ns);
         if let Some(schedule) = &mut self.schedule {
             schedule.next_ns += schedule.interval_ns;
         }
         Some(due_ns)
     }
 
-    /// One attempt, or as many as are sent at once.
-    fn turn(
-        &mut self,
-        kept: &mut Option<Connection>,
-        request: &Request,
-        buffer: &mut [u8],
-        due_ns: Option<u64>,
-    ) -> Result<(), LoadError> {
-        let start_ns = now_ns();
-        if !self.config.blind && kept.as_ref().is_some_and(|connection| !connection.usable()) {
-            self.tally.found_closed += 1;
-            *kept = None;
-        }
-        let mut attempt = Attempt {
-            t_ns: start_ns,
-            start_ns,
-            end_ns: start_ns,
+    /// An attempt that begins now.
+    pub(super) fn begin(&self, due_ns: Option<u64>) -> Attempt {
+        let now_ns = now_ns();
+        Attempt {
+            t_ns: now_ns,
+            start_ns: now_ns,
+            end_ns: now_ns,
             due_ns,
             client: self.id,
             kind: self.kind,
@@ -117,7 +116,22 @@ impl Client<'_> {
             sent: 0,
             received: 0,
             errno: None,
-        };
+        }
+    }
+
+    /// One attempt, or as many as are sent at once.
+    fn turn(
+        &mut self,
+        kept: &mut Option<Connection>,
+        request: &Request,
+        buffer: &mut [u8],
+        due_ns: Option<u64>,
+    ) -> Result<(), LoadError> {
+        let mut attempt = self.begin(due_ns);
+        if !self.config.blind && kept.as_ref().is_some_and(|connection| !connection.usable()) {
+            self.tally.found_closed += 1;
+            *kept = None;
+        }
         let mut connection = match kept.take() {
             Some(connection) => connection,
             None => match Connection::open(self.config, self.shared.ports())? {
@@ -204,7 +218,7 @@ fn after(failure: Failure, length: usize) -> Failure {
     Failure { error, stage: Stage::FirstByte, received: 0, ..failure }
 }
 
-fn fail(attempt: &mut Attempt, failure: Failure) {
+pub(super) fn fail(attempt: &mut Attempt, failure: Failure) {
     attempt.end_ns = now_ns();
     attempt.error = Some(failure.error);
     attempt.stage = Some(failure.stage);

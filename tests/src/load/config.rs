@@ -13,6 +13,9 @@ const BODY_LIMIT: usize = 16 * 1024 * 1024;
 /// Requests sent at once: what a socket buffer takes without waiting.
 const PIPELINE_LIMIT: u32 = 64;
 
+/// Requests at once on a connection of HTTP/2: what a server allows that has not said anything else yet.
+const STREAM_LIMIT: u32 = 100;
+
 /// What a run does.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -36,6 +39,10 @@ pub struct Config {
     pub tls: bool,
     /// Speak redis in place of HTTP: ask PING, or for the head of a list that stays empty, which is answered after so many seconds.
     pub redis: Option<u32>,
+    /// Speak HTTP/2 in the clear, without asking first, with so many requests under way at most on a kept connection; 0 speaks HTTP/1.
+    pub streams: u32,
+    /// Over HTTP/2, ask the health service of gRPC, with a header `delay-ms` of so many milliseconds.
+    pub grpc: Option<u32>,
     /// Requests that a keep-alive client sends at once; it then reads their answers. Each is an attempt.
     pub pipeline: u32,
     /// Bytes a second at which an answer is read; `None` is as they come.
@@ -85,6 +92,8 @@ impl Config {
             body: 0,
             tls: false,
             redis: None,
+            streams: 0,
+            grpc: None,
             pipeline: 1,
             read_rate: None,
             write_rate: None,
@@ -126,6 +135,12 @@ impl Config {
             ((1..=PIPELINE_LIMIT).contains(&self.pipeline), "between 1 and 64 requests can be sent at once"),
             (at_once <= BODY_LIMIT, "the bodies sent at once are larger than 16 MiB"),
             (self.redis.is_none() || self.body == 0, "a request of redis has no body"),
+            (self.streams <= STREAM_LIMIT, "more than 100 requests on a connection"),
+            (
+                self.streams == 0 || self.is_plain(),
+                "a client of HTTP/2 sends plain GET requests only, and always looks",
+            ),
+            (self.grpc.is_none() || self.streams > 0, "gRPC needs HTTP/2"),
             (
                 self.read_rate != Some(0) && self.write_rate != Some(0),
                 "a client reads and writes a byte a second or more",
@@ -147,6 +162,14 @@ impl Config {
             }
         }
         Ok(())
+    }
+}
+
+impl Config {
+    /// Without what only clients of HTTP/1 and redis do.
+    fn is_plain(&self) -> bool {
+        let paced = self.read_rate.is_some() || self.write_rate.is_some();
+        !self.blind && self.body == 0 && !self.tls && self.redis.is_none() && self.pipeline == 1 && !paced
     }
 }
 
@@ -174,6 +197,9 @@ mod tests {
             ("pipeline", Config { pipeline: 0, ..config() }),
             ("at once", Config { pipeline: 2, body: BODY_LIMIT, ..config() }),
             ("redis body", Config { redis: Some(0), body: 1, ..config() }),
+            ("streams", Config { streams: STREAM_LIMIT + 1, ..config() }),
+            ("blind streams", Config { streams: 1, blind: true, ..config() }),
+            ("grpc", Config { grpc: Some(0), ..config() }),
             ("read rate", Config { read_rate: Some(0), ..config() }),
             ("late nothing", Config { body_delay: Duration::from_secs(1), ..config() }),
             ("window", Config { window: Duration::ZERO, ..config() }),

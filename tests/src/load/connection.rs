@@ -62,13 +62,7 @@ impl Connection {
         let remote = SockaddrStorage::from(config.target);
         // A pair is skipped while something else holds it; one round finds a free one or there is none.
         for _ in 0..ports.pairs() {
-            let local = ports.next();
-            let socket = new_socket(config)?;
-            match bind(socket.as_raw_fd(), &SockaddrStorage::from(local)) {
-                Ok(()) => {}
-                Err(Errno::EADDRINUSE) => continue,
-                Err(error) => return Err(LocalError::Call("bind", error)),
-            }
+            let (socket, local) = bound(config, ports)?;
             let connected = match connect(socket.as_raw_fd(), &remote) {
                 // A signal leaves the connect under way; going on with it is no second attempt.
                 Err(Errno::EINTR) => wait_connected(&socket, config.connect_timeout),
@@ -124,6 +118,20 @@ impl Drop for Connection {
     }
 }
 
+/// A socket with the next source port that nothing else holds.
+pub(super) fn bound(config: &Config, ports: &Ports) -> Result<(OwnedFd, SocketAddr), LocalError> {
+    for _ in 0..ports.pairs() {
+        let local = ports.next();
+        let socket = new_socket(config)?;
+        match bind(socket.as_raw_fd(), &SockaddrStorage::from(local)) {
+            Ok(()) => return Ok((socket, local)),
+            Err(Errno::EADDRINUSE) => {}
+            Err(error) => return Err(LocalError::Call("bind", error)),
+        }
+    }
+    Err(LocalError::NoPort)
+}
+
 fn new_socket(config: &Config) -> Result<OwnedFd, LocalError> {
     let family = if config.target.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let failed = |call| move |error| LocalError::Call(call, error);
@@ -137,8 +145,9 @@ fn new_socket(config: &Config) -> Result<OwnedFd, LocalError> {
     setsockopt(&socket, sockopt::SendTimeout, &timeval(config.connect_timeout))
         .map_err(failed("SO_SNDTIMEO"))?;
     setsockopt(&socket, sockopt::ReceiveTimeout, &timeval(config.timeout)).map_err(failed("SO_RCVTIMEO"))?;
-    if config.body > 0 || config.pipeline > 1 || config.write_rate.is_some() || config.tls {
-        // Only a request of several segments could wait for an acknowledgement.
+    let is_plain = config.body == 0 && config.pipeline == 1 && config.write_rate.is_none() && !config.tls;
+    if !is_plain || config.streams > 0 {
+        // Only what takes several segments could wait for an acknowledgement.
         setsockopt(&socket, sockopt::TcpNoDelay, &true).map_err(failed("TCP_NODELAY"))?;
     }
     if config.linger0 {
@@ -176,7 +185,7 @@ fn wait(socket: &OwnedFd, events: PollFlags, deadline: u64) -> bool {
 
 /// What a failed connect says about the target; `None` for trouble of this machine.
 #[expect(clippy::wildcard_enum_match_arm, reason = "errno is an open set: any other one is treated alike")]
-fn connect_error(errno: Errno) -> Option<ErrorKind> {
+pub(super) fn connect_error(errno: Errno) -> Option<ErrorKind> {
     match errno {
         Errno::ECONNREFUSED => Some(ErrorKind::ConnectRefused),
         // A blocking connect whose send timeout has passed ends with EINPROGRESS.

@@ -66,6 +66,8 @@ pub struct ByKind {
 pub struct Latency {
     /// Values.
     pub count: u64,
+    /// Average.
+    pub mean_ns: u64,
     /// Median.
     pub p50_ns: u64,
     /// 75th percentile.

@@ -1,6 +1,7 @@
 //! One client's counts while it runs, merged into the summary when it has ended. Recording allocates nothing in steady state.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
@@ -156,6 +157,7 @@ fn latency_of(histogram: &Histogram<u64>) -> Latency {
     let at = |quantile| histogram.value_at_quantile(quantile);
     Latency {
         count: histogram.len(),
+        mean_ns: nanos(Duration::from_secs_f64(histogram.mean() / 1e9)),
         p50_ns: at(0.5),
         p75_ns: at(0.75),
         p90_ns: at(0.9),

@@ -3,8 +3,7 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use libtest_mimic::Trial;
@@ -13,6 +12,7 @@ use world::agent::Termination;
 use world::controllers::{Deployment, PodRef};
 use world::kubelet::{Step, monotonic_ns};
 use world::load::Attempt;
+use world::wait::wait_for;
 use world::{PodTemplate, World, judge};
 
 use crate::site::{
@@ -301,11 +301,7 @@ impl Stranger {
         let mut command = world.node_command(env!("CARGO_BIN_EXE_testserver"));
         command.args(["--listen", listen, "--name", "stranger"]).stdout(Stdio::null());
         let stranger = Self(command.spawn().context("start a server on the node")?);
-        let deadline = Instant::now() + SOON;
-        while TcpStream::connect(listen).is_err() {
-            ensure!(Instant::now() < deadline, "nobody listens on {listen}");
-            thread::sleep(Duration::from_millis(10));
-        }
+        wait_for("the stranger's listener", SOON, || Ok(TcpStream::connect(listen).is_ok()))?;
         Ok(stranger)
     }
 

@@ -1,8 +1,6 @@
 //! An accept queue that nobody empties: SYNs that a listener drops once its container is stopping, against the kernel's own count in the pod's
 //! network. They are packets, so that they cannot be joined with the attempts of clients.
 
-use std::time::{Duration, Instant};
-
 use anyhow::{Context as _, ensure};
 use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
@@ -10,6 +8,7 @@ use nix::unistd::Pid;
 use world::PodTemplate;
 use world::clients::Load;
 use world::node::NetNs;
+use world::wait::wait_for;
 
 use crate::site::{Site, address_of, exact, wait_stopped};
 use crate::{SETTLING, SOON, trial};
@@ -34,11 +33,7 @@ fn overflow() -> anyhow::Result<()> {
     // While it runs: a server that hangs for a moment.
     kill(Pid::from_raw(pid), Signal::SIGSTOP)?;
     let impatient = Load::start(&site.world, target, "--new 12 --max-requests 12 --connect-timeout 0.5")?;
-    let deadline = Instant::now() + SOON;
-    while dropped(&network)? == 0 {
-        ensure!(Instant::now() < deadline, "no SYN is dropped");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_for("a SYN that is dropped", SOON, || Ok(dropped(&network)? > 0))?;
     kill(Pid::from_raw(pid), Signal::SIGCONT)?;
     impatient.wait()?;
 

@@ -76,12 +76,10 @@ fn until_grace_or_second() -> anyhow::Result<()> {
     site.agent.wait_ready(SOON)?;
     let told = Instant::now();
     site.agent.signal(Signal::SIGTERM)?;
-    let deadline = Instant::now() + SOON;
     // Both agents write to one log.
-    while site.agent.log().matches("serving on while other pods").count() < 2 {
-        ensure!(Instant::now() < deadline, "SIGTERM is not heard: {}", site.agent.log());
-        thread::sleep(Duration::from_millis(20));
-    }
+    site.until("SIGTERM to be heard", || {
+        Ok(site.agent.log().matches("serving on while other pods").count() == 2)
+    })?;
     ensure!(site.agent.ended()?.is_none());
     site.agent.signal(Signal::SIGTERM)?;
     site.agent.wait_exit(PROMPT)?;

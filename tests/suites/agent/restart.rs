@@ -1,11 +1,15 @@
 //! The agent killed and started again, with its maps and programs pinned: nothing that happened meanwhile is missing from the counts, whoever
 //! counts on: the same programs, those of another version, or new ones after the old pins proved to be of no use.
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use libtest_mimic::Trial;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use world::agent::{Agent, Termination};
 use world::controllers::{Deployment, PodRef};
@@ -143,10 +147,26 @@ fn cleaned(site: Site) -> anyhow::Result<()> {
     };
     let refused = clean(&site)?;
     ensure!(refused.status.code() == Some(2) && pins.is_dir(), "{refused:?}");
+
+    // As the hook of an uninstall runs it: it waits for the agent, cleans, and stays until it is told to go.
+    let mut hook = site.world.node_command(program()?);
+    hook.args(["cleanup", "--wait", "60s", "--stay", "10m", "--pin-dir"]).arg(&pins);
+    let mut hook =
+        hook.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("drainscope cleanup")?;
+    let (stdout, stderr) = (hook.stdout.take().context("stdout")?, hook.stderr.take().context("stderr")?);
+    let line = |pipe: &mut dyn BufRead| -> anyhow::Result<String> {
+        let mut line = String::new();
+        pipe.read_line(&mut line)?;
+        Ok(line)
+    };
+    let waiting = line(&mut BufReader::new(stderr))?;
+    ensure!(waiting.starts_with("waiting for the agent that holds") && pins.is_dir(), "{waiting}");
     site.agent.kill()?;
-    let done = clean(&site)?;
-    ensure!(done.status.success() && !pins.exists(), "{done:?}");
-    ensure!(String::from_utf8_lossy(&done.stdout).contains("9 attached programs"), "{done:?}");
+    let done = line(&mut BufReader::new(stdout))?;
+    ensure!(done.contains("9 attached programs") && !pins.exists(), "{done}");
+    ensure!(hook.try_wait()?.is_none(), "it did not stay");
+    kill(Pid::from_raw(hook.id().try_into()?), Signal::SIGTERM)?;
+    ensure!(hook.wait()?.success(), "it did not end well");
     ensure!(clean(&site)?.status.success(), "a second time");
     site.finish()
 }

@@ -3,19 +3,24 @@
 //!
 //! No new connections while nobody has the address: a SYN that waits for a neighbour then may reach the next pod, which is `misrouted` too.
 
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use libtest_mimic::Trial;
+use world::controllers::PodRef;
 use world::kubelet::Step;
-use world::node::AddressReuse;
+use world::node::{AddressReuse, NODE_ADDRESS, NetNs, find_program};
 use world::{PodTemplate, World, WorldConfig, judge};
 
-use crate::site::{LOST, Site, address_of, agree, ask, config, same, wait_exited, wait_stopped, workload};
+use crate::site::{
+    LOST, REQUEST, Site, address_of, agree, ask, config, same, wait_exited, wait_stopped, workload,
+};
 use crate::{SETTLING, SOON, trial};
 use world::clients::Load;
 
-/// Connections that are left late, and connects to the old pod's port that the next pod refuses.
+/// Connections that are left late, probes, and connects to the old pod's port that the next pod refuses.
 const ASTRAY: usize = 20;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -25,6 +30,20 @@ pub(crate) fn trials() -> Vec<Trial> {
             reuse(9090)
         }),
     ]
+}
+
+/// Probes (from the node, straight to the pod's port) that are connected for all they know: the last word of the handshake is lost on its
+/// way, and the pod's side of them never comes to be.
+fn half_open_probes(site: &Site, pod: &PodRef, target: SocketAddr) -> anyhow::Result<Vec<TcpStream>> {
+    let (pid, _) = site.world.journal().started(&pod.uid, "server").context("no container was started")?;
+    let lost = format!(
+        "add table ip lost; add chain ip lost input {{ type filter hook input priority 0; }}; \
+         add rule ip lost input ip saddr {NODE_ADDRESS} tcp flags & (syn | ack) == ack drop"
+    );
+    let status = NetNs::of_process(pid)?.command(&find_program("nft")?).arg(lost).status()?;
+    ensure!(status.success(), "nft: {status}");
+    let connect = |_| Ok(TcpStream::connect_timeout(&target, SOON)?);
+    (0..ASTRAY).map(connect).collect()
 }
 
 /// The next pod listens on this port only.
@@ -42,6 +61,7 @@ fn reuse(port: u16) -> anyhow::Result<()> {
         .node()
         .client()
         .inside(|| (0..ASTRAY).map(|_| ask(target)).collect::<anyhow::Result<Vec<_>>>())??;
+    let probes = half_open_probes(&site, &old.pods()[0], target)?;
     let mut fresh = Load::start(&site.world, target, "--new 40 --new-rate 10")?;
     kept.run_for(Duration::from_millis(2500))?;
     let pods = old.delete_pods()?;
@@ -59,6 +79,10 @@ fn reuse(port: u16) -> anyhow::Result<()> {
     let created = site.world.wait_step(&new.pods()[0], SOON, |step| *step == Step::SandboxCreated)?;
     ensure!(created - removed < 1_000_000_000, "reused only after {} ns", created - removed);
     drop(leaving);
+    // These go on with the next pod as with theirs.
+    for mut probe in probes {
+        probe.write_all(REQUEST)?;
+    }
     kept.run_for(Duration::from_millis(2500))?;
     let kept = kept.stop()?;
     let mut attempts = [fresh.attempts, kept.attempts].concat();

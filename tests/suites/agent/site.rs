@@ -4,8 +4,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
@@ -16,6 +15,7 @@ use world::judge::{self, Verdict};
 pub(crate) use world::judge::{LOST, same};
 use world::kubelet::Step;
 use world::load::Attempt;
+use world::wait::{wait_for, wait_until};
 use world::{PodTemplate, World, WorldConfig};
 
 use crate::{SETTLING, SOON};
@@ -116,19 +116,14 @@ impl Site {
     pub(crate) fn suspend(&self) -> anyhow::Result<()> {
         self.agent.signal(Signal::SIGSTOP)?;
         let tasks = format!("/proc/{}/task", self.agent.pid());
-        let deadline = Instant::now() + SOON;
-        loop {
+        wait_for("the agent to stop", SOON, || {
             let mut stopped = true;
             for task in std::fs::read_dir(&tasks)? {
                 let stat = std::fs::read_to_string(task?.path().join("stat"))?;
                 stopped &= stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'));
             }
-            if stopped {
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "the agent does not stop");
-            thread::sleep(POLL);
-        }
+            Ok(stopped)
+        })
     }
 
     /// Waits for a condition, looked at now and then.
@@ -137,16 +132,8 @@ impl Site {
         what: &str,
         mut condition: impl FnMut() -> anyhow::Result<bool>,
     ) -> anyhow::Result<()> {
-        let deadline = Instant::now() + SETTLING;
-        while !condition()? {
-            ensure!(
-                Instant::now() < deadline,
-                "waited in vain for {what}; the agent's log: {}",
-                self.agent.log()
-            );
-            thread::sleep(POLL);
-        }
-        Ok(())
+        wait_until(what, SETTLING, POLL, || Ok(condition()?.then_some(())))
+            .with_context(|| format!("the agent's log: {}", self.agent.log()))
     }
 
     /// Waits until the ends of these pods are settled and holds them against the clients' tally; the workload has no other ends.
@@ -250,11 +237,14 @@ pub(crate) fn failures(attempts: &[Attempt]) -> usize {
     attempts.iter().filter(|attempt| !attempt.ok()).count()
 }
 
+/// A request on a connection that stays.
+pub(crate) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: idle\r\n\r\n";
+
 /// One request, answered, on a connection that stays.
 pub(crate) fn ask(target: SocketAddr) -> anyhow::Result<TcpStream> {
     let mut stream = TcpStream::connect_timeout(&target, SOON)?;
     stream.set_read_timeout(Some(SOON))?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: idle\r\n\r\n")?;
+    stream.write_all(REQUEST)?;
     let mut answer = [0; 1024];
     ensure!(stream.read(&mut answer)? > 0, "no answer");
     Ok(stream)

@@ -4,10 +4,10 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use libtest_mimic::Trial;
+use world::wait::wait_for;
 use world::{PodTemplate, World, WorldConfig};
 
 use crate::{SOON, start, trial};
@@ -64,12 +64,7 @@ fn a_world_that_is_shut_down_leaves_nothing() -> anyhow::Result<()> {
 
 /// The process has left its cgroup; a thread of ours reaps it, whenever that runs.
 fn wait_reaped(process: &Path) -> anyhow::Result<()> {
-    let deadline = Instant::now() + SOON;
-    while process.exists() {
-        ensure!(Instant::now() < deadline, "the container outlives its world");
-        thread::sleep(Duration::from_millis(2));
-    }
-    Ok(())
+    wait_for("the container to go with its world", SOON, || Ok(!process.exists()))
 }
 
 fn the_machines_own_network_stays_as_it_was() -> anyhow::Result<()> {

@@ -1,8 +1,9 @@
-//! The programs that the kernel suites, the demo and the matrix run, from Debian or Ubuntu packages.
+//! The programs that the kernel suites, the demo and the matrix run, from Debian or Ubuntu packages and from Go modules.
 //!
 //! Only what is missing is installed, after asking. A freshly installed nginx or prometheus must not start serving on this
 //! machine: invoke-rc.d is told so for the time of the installation, and the new services are disabled.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -21,18 +22,31 @@ pub(super) const WORLD: &[Program] = &[
     ("nginx", "nginx", "a real server as a pod"),
     ("prometheus", "prometheus", "scrapes the agent in a test"),
     ("promtool", "prometheus", "checks the exposition"),
-    ("python3", "python3", "TLS servers and clients"),
+    ("python3", "python3", "servers and clients"),
     ("unshare", "util-linux", "pid namespaces of the pods"),
 ];
 
-/// The matrix's other servers: without one of these its rows are skipped.
+/// The matrix's other servers, on top of [`WORLD`]: without one of these its rows are skipped.
 pub(super) const SERVERS: &[Program] = &[
     ("go", "golang-go", "compiles the Go servers"),
     ("gunicorn", "gunicorn", "a real server as a pod"),
     ("java", "default-jdk-headless", "a real server as a pod"),
     ("node", "nodejs", "a real server as a pod"),
-    ("python3", "python3", "a real server as a pod"),
     ("redis-server", "redis-server", "a real server as a pod"),
+];
+
+/// What the one-node Kubernetes runs beside its own programs, and what these are built with.
+pub(super) const CLUSTER: &[Program] = &[
+    ("/usr/lib/cni/bridge", "containernetworking-plugins", "the pods' network"),
+    ("conntrack", "conntrack", "says which client a rewritten connection is of"),
+    ("containerd", "containerd", "runs the pods"),
+    ("go", "golang-go", "compiles Kubernetes"),
+    ("ip", "iproute2", "the node's network"),
+    ("iptables", "iptables", "kube-proxy in iptables mode"),
+    ("nft", "nftables", "kube-proxy in nftables mode"),
+    ("nsenter", "util-linux", "the node's namespaces"),
+    ("openssl", "openssl", "certificates"),
+    ("runc", "runc", "runs the containers"),
 ];
 
 /// Packages as arguments; runs as root. `policy-rc.d` is Debian's interface for "start nothing": 101 is "action forbidden".
@@ -101,6 +115,18 @@ pub(crate) fn ensure(consent: Consent, programs: &'static [Program]) -> Result<(
         );
     }
     Ok(())
+}
+
+/// Fetches the modules of a Go program, if they are not there, for root: the matrix compiles it where there is no network.
+pub(crate) fn go_modules(directory: &Path) -> Result<()> {
+    let privilege = match privilege::detect() {
+        Ok(privilege) => privilege,
+        Err(obstacle) => bail!("{}; {}", obstacle.missing, obstacle.mend),
+    };
+    eprintln!("setup: Go modules of {}", directory.display());
+    process::run(
+        privilege.command("env").args(["GOTOOLCHAIN=local", "go", "mod", "download"]).current_dir(directory),
+    )
 }
 
 fn install(privilege: Privilege, update: bool) -> Command {

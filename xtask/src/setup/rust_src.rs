@@ -300,7 +300,8 @@ fn compiler_version(verbose: &str) -> Option<String> {
     verbose.lines().find_map(|line| line.strip_prefix("release:")).map(|rest| rest.trim().to_owned())
 }
 
-fn user_cache() -> Result<PathBuf> {
+/// The user's folder for what can be made again.
+pub(crate) fn user_cache() -> Result<PathBuf> {
     let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || absolute("HOME").map(|home| home.join(".cache"));
     absolute("XDG_CACHE_HOME").or_else(home).context("neither XDG_CACHE_HOME nor HOME is set")

@@ -21,8 +21,6 @@ pub(crate) const KEPT: Clients = clients("keep-alive", "--keepalive 120 --keepal
 /// They do not look.
 pub(crate) const KEPT_BLIND: Clients =
     clients("keep-alive-blind", "--keepalive 40 --keepalive-rate 5 --blind");
-/// As few as a control needs: a request that crosses the server's close of a kept connection is a loss, and nobody's mistake.
-pub(crate) const FEW_KEPT: Clients = clients("few-keep-alive", "--keepalive 10 --keepalive-rate 4");
 /// A connection for each request.
 pub(crate) const ONE_SHOT: Clients = clients("one-per-request", "--new 90 --new-rate 5");
 /// Both, at a rate.
@@ -59,14 +57,15 @@ pub(crate) const SLOW_READERS: Clients =
     clients("slow-readers", "--new 90 --new-rate 0.1 --read-rate 16384 --timeout 20 --path /?bytes=131072");
 /// Two seconds for the head of a request.
 pub(crate) const SLOW_WRITERS: Clients = clients("slow-writers", "--new 160 --new-rate 0.4 --write-rate 30");
+/// Three seconds, and as many as a control needs: each has a connection of its own, and new ones come late for a second or so only.
+pub(crate) const LATE_SLOW_WRITERS: Clients =
+    clients("slow-writers", "--new 700 --new-rate 0.36 --write-rate 20");
 /// The head at once, the body a second and a half later.
 pub(crate) const LATE_BODIES: Clients =
     clients("late-bodies", "--keepalive 160 --keepalive-rate 0.5 --body 1024 --body-delay 1.5");
 /// [`KEPT_BLIND`] in TLS.
 pub(crate) const TLS_KEPT: Clients =
     clients("keep-alive-blind", "--tls --keepalive 40 --keepalive-rate 5 --blind");
-/// As few as [`FEW_KEPT`], in TLS.
-pub(crate) const TLS_FEW_KEPT: Clients = clients("few-keep-alive", "--tls --keepalive 10 --keepalive-rate 4");
 /// Fewer than [`ONE_SHOT`]: a handshake takes its time.
 pub(crate) const TLS_ONE_SHOT: Clients = clients("one-per-request", "--tls --new 60 --new-rate 4");
 /// [`LONG_KEPT`] in TLS.
@@ -80,6 +79,29 @@ pub(crate) const REDIS_ONE_SHOT: Clients = clients("one-per-request", "--redis 0
 /// [`LONG_KEPT`] of redis.
 pub(crate) const REDIS_LONG: Clients =
     clients("long-requests-kept", "--redis 2 --keepalive 160 --keepalive-rate 0.4");
+/// Connections of HTTP/2, on each of which short requests follow one another closely.
+pub(crate) const H2_STREAMS: Clients = clients("streams", "--http2 16 --keepalive 48 --keepalive-rate 12");
+/// Eight of two seconds under way on each of them.
+pub(crate) const H2_LONG: Clients =
+    clients("streams-long", "--http2 16 --keepalive 48 --keepalive-rate 4 --path /?delay_ms=2000");
+/// Fewer than [`ONE_SHOT`], of HTTP/2: each connection begins with an exchange of settings.
+pub(crate) const H2_ONE_SHOT: Clients = clients("one-per-request", "--http2 1 --new 60 --new-rate 4");
+/// [`SATURATING`] of HTTP/2, with several requests under way on each connection.
+pub(crate) const H2_SATURATING: Clients = clients("saturating", "--http2 4 --keepalive 32");
+/// [`H2_STREAMS`] of gRPC.
+pub(crate) const GRPC_STREAMS: Clients =
+    clients("streams", "--http2 16 --grpc 0 --keepalive 48 --keepalive-rate 12");
+/// [`H2_LONG`] of gRPC.
+pub(crate) const GRPC_LONG: Clients =
+    clients("streams-long", "--http2 16 --grpc 2000 --keepalive 48 --keepalive-rate 4");
+/// A few kept connections of gRPC: a server that announces its end beforehand leaves none of their requests behind.
+pub(crate) const GRPC_FEW_KEPT: Clients =
+    clients("few-keep-alive", "--http2 8 --grpc 0 --keepalive 10 --keepalive-rate 20");
+/// [`H2_ONE_SHOT`] of gRPC.
+pub(crate) const GRPC_ONE_SHOT: Clients =
+    clients("one-per-request", "--http2 1 --grpc 0 --new 60 --new-rate 4");
+/// [`H2_SATURATING`] of gRPC.
+pub(crate) const GRPC_SATURATING: Clients = clients("saturating", "--http2 4 --grpc 0 --keepalive 32");
 /// [`ONE_SHOT`] that do not wait long for an address that is gone.
 pub(crate) const VANISHING: Clients =
     clients("one-per-request", "--new 200 --new-rate 2 --connect-timeout 1.5 --timeout 5");

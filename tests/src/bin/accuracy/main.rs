@@ -2,7 +2,7 @@
 //! that a client lost is joined with the agent's evidence, connection by connection.
 //!
 //! Needs root; finds `drainscope`, `testserver` and `load` beside itself. Progress goes to standard error; standard output has the verdict line
-//! first, then the table. Exit status 0 only if everything held. Not here: HTTP/2, gRPC.
+//! first, then the table. Exit status 0 only if everything held. Not here: HTTP/2 in TLS.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -33,8 +33,9 @@ use rows::{Row, Stage};
 use run::Site;
 use servers::Servers;
 
-/// Lines of metrics that all rows together have; the default is for a node's usual number of workloads.
-const SERIES_LIMIT: &str = "100000";
+/// What the agent keeps until the end of the run, when all of it is held against the replay: lines of metrics and ends of all rows
+/// together; the defaults are for a node's usual number of workloads.
+const KEEPS: [&str; 6] = ["--series-limit", "100000", "--series-ttl", "12h", "--history", "1000"];
 /// Set to `all`, it makes a skip a failure, as for the suites.
 const REQUIRE: &str = "DRAINSCOPE_REQUIRE";
 /// The bound on the agent's start.
@@ -104,7 +105,7 @@ fn run(args: &Args) -> anyhow::Result<bool> {
     }
     let Site { agent, recording, world, .. } = site;
     let panicked = agent.log().contains("panicked");
-    report.replay = record::differences(agent, recording);
+    record::compare(agent, recording, &mut report);
     world.shutdown()?;
     eprintln!("accuracy: done after {:.0} s", began.elapsed().as_secs_f64());
     print!("{}", report.text());
@@ -136,7 +137,7 @@ fn start(args: &Args, rows: &[Row]) -> anyhow::Result<Site> {
     eprintln!("accuracy: start a node in namespaces of its own, and the agent");
     let world = World::start(config)?;
     let servers = Servers::prepare(&rows::servers(rows), &world.node().directory().join("servers"))?;
-    let arguments = ["--series-limit", SERIES_LIMIT, "--log-format", "json"];
+    let arguments = [&KEEPS[..], &["--log-format", "json"]].concat();
     let mut agent = Agent::start(&world, &drainscope, &arguments)?;
     agent.wait_ready(START)?;
     let save = args.save.clone().unwrap_or_else(|| own.with_file_name("accuracy-wrong"));

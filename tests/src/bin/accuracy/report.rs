@@ -15,13 +15,18 @@ pub(crate) struct Outcome {
     pub(crate) measured: anyhow::Result<Measured>,
     /// Losses without a partner, in words.
     pub(crate) unmatched: Vec<String>,
+    /// How the replay of the agent's event log differs in what it says of this row.
+    pub(crate) replay: Vec<String>,
 }
 
 impl Outcome {
     /// What does not hold; empty if all does.
     fn wrongs(&self) -> Vec<String> {
         match &self.measured {
-            Ok(measured) => measured.wrongs(&self.row.style),
+            Ok(measured) => {
+                let replay = self.replay.iter().map(|difference| format!("replay: {difference}"));
+                measured.wrongs(&self.row.style).into_iter().chain(replay).collect()
+            }
             Err(error) => vec![format!("{error:#}")],
         }
     }
@@ -54,6 +59,7 @@ impl Outcome {
             row["late_answered"] = json!(measured.late_answered);
             if let Confidence::Inferred(BlindSpot { cites, .. }) = style.confidence {
                 row["blind_spot"] = json!(cites);
+                row["shared"] = json!(measured.shared);
                 row["relative_error"] = json!(measured.relative_error());
             }
         }
@@ -67,7 +73,7 @@ pub(crate) struct Report {
     pub(crate) outcomes: Vec<Outcome>,
     /// Rows that could not run, and why.
     pub(crate) skipped: Vec<(Row, String)>,
-    /// How the replay of the agent's event log differs from what the agent said.
+    /// How the replay of the agent's event log differs from what the agent said, all rows together.
     pub(crate) replay: Vec<String>,
     /// A skip is a failure.
     pub(crate) complete: bool,
@@ -195,7 +201,8 @@ mod tests {
 
     fn outcome(name: &str, measured: anyhow::Result<Measured>) -> Outcome {
         let row = rows(false, Some(name)).first().copied().expect("the row is in the table");
-        Outcome { row, measured, unmatched: vec!["10.78.0.2:9 request 1".to_owned()] }
+        let unmatched = vec!["10.78.0.2:9 request 1".to_owned()];
+        Outcome { row, measured, unmatched, replay: Vec::new() }
     }
 
     fn lossy() -> Measured {
@@ -258,6 +265,9 @@ mod tests {
         assert!(!trouble.holds() && trouble.text().contains("no pod became Ready"));
         let other = Report { replay: vec!["findings: at byte 7".to_owned()], ..report(Ok(lossy())) };
         assert!(!other.holds() && other.text().starts_with("FAILED") && other.text().contains("at byte 7"));
+        let mut row = report(Ok(lossy()));
+        row.outcomes[0].replay.push("findings: at byte 7".to_owned());
+        assert!(!row.holds() && row.text().contains("replay: findings: at byte 7"));
         assert!(!Report::default().holds(), "nothing ran");
     }
 

@@ -18,6 +18,10 @@ pub(crate) enum Server {
     Go,
     /// The same with TLS below HTTP/1.1.
     GoTls,
+    /// The same with HTTP/2 in the clear.
+    GoH2c,
+    /// grpc-go with its health service.
+    Grpc,
     /// http.server with a thread for each connection.
     Python,
     /// gunicorn with one worker process and threads.
@@ -38,6 +42,8 @@ impl Server {
             Self::Nginx => "nginx",
             Self::Go => "go",
             Self::GoTls => "go-tls",
+            Self::GoH2c => "go-h2c",
+            Self::Grpc => "grpc",
             Self::Python => "python",
             Self::Gunicorn => "gunicorn",
             Self::Redis => "redis",
@@ -46,9 +52,20 @@ impl Server {
         }
     }
 
-    /// What the kernel numbers are its clients' requests. With TLS, they are exchanges of records, and the handshake is some of them.
-    pub(crate) fn is_numbered(self) -> bool {
-        self != Self::GoTls
+    /// What the kernel can tell of its clients' requests.
+    pub(crate) fn requests(self) -> Requests {
+        match self {
+            Self::GoTls => Requests::Unnumbered,
+            Self::GoH2c | Self::Grpc => Requests::Multiplexed,
+            Self::Testserver
+            | Self::Nginx
+            | Self::Go
+            | Self::Python
+            | Self::Gunicorn
+            | Self::Redis
+            | Self::Node
+            | Self::Java => Requests::Numbered,
+        }
     }
 
     /// The name of its port, which says what it speaks.
@@ -56,6 +73,8 @@ impl Server {
         match self {
             Self::Redis => "redis",
             Self::GoTls => "https",
+            Self::GoH2c => "h2c",
+            Self::Grpc => "grpc",
             Self::Testserver
             | Self::Nginx
             | Self::Go
@@ -65,6 +84,17 @@ impl Server {
             | Self::Java => "http",
         }
     }
+}
+
+/// How the requests of a connection look to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Requests {
+    /// One after the other, as the client numbers them.
+    Numbered,
+    /// One after the other. With TLS, exchanges of records are counted, and the handshake is some of them.
+    Unnumbered,
+    /// Many at once.
+    Multiplexed,
 }
 
 /// What a row has to show.
@@ -127,6 +157,9 @@ pub(crate) struct Style {
     /// In place of SIGTERM.
     pub(crate) stop_signal: Option<&'static str>,
     pub(crate) prestop_seconds: u64,
+    /// Its clients are done before any server is stopped: a request that crosses the server's close of a kept connection is a loss,
+    /// and nobody's mistake.
+    pub(crate) clients_leave: bool,
     pub(crate) kind: Kind,
     pub(crate) confidence: Confidence,
     pub(crate) stage: Stage,
@@ -218,6 +251,24 @@ mod tests {
                 "go-tls/default/one-per-request",
                 "go-tls/default/long-requests-kept",
                 "go-tls/shutdown/keep-alive-blind",
+                "go-h2c/default/streams",
+                "go-h2c/default/streams-long",
+                "go-h2c/default/one-per-request",
+                "go-h2c/close/streams",
+                "go-h2c/close/streams-long",
+                "go-h2c/close/one-per-request",
+                "go-h2c/shutdown/streams",
+                "go-h2c/shutdown/streams-long",
+                "go-h2c/shutdown/one-per-request",
+                "grpc/default/streams",
+                "grpc/default/streams-long",
+                "grpc/default/one-per-request",
+                "grpc/stop/streams",
+                "grpc/stop/streams-long",
+                "grpc/stop/one-per-request",
+                "grpc/graceful/streams",
+                "grpc/graceful/streams-long",
+                "grpc/graceful/one-per-request",
                 "redis/term/keep-alive-blind",
                 "redis/term/long-requests-kept",
                 "java/exit/keep-alive-blind",
@@ -225,6 +276,8 @@ mod tests {
                 "java/exit/late-bodies",
                 "java/stop/keep-alive-blind",
                 "java/stop/one-per-request",
+                "go-h2c/default/saturating",
+                "grpc/stop/saturating",
                 "testserver/exit+address-gone/one-per-request",
                 "testserver/exit+address-gone/keep-alive-blind",
             ]

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
@@ -19,9 +19,10 @@ use world::controllers::{Deployment, PodRef};
 use world::judge::{self, LOST, Verdict};
 use world::kubelet::Step;
 use world::load::Attempt;
+use world::wait::wait_until;
 
 use crate::report::Outcome;
-use crate::rows::{Row, Stage};
+use crate::rows::{Requests, Row, Stage};
 use crate::servers::Servers;
 use crate::verdict::Measured;
 
@@ -35,6 +36,8 @@ pub(crate) const SOURCES: u8 = 64;
 const READY_AFTER_SECONDS: u64 = 1;
 /// Load before the update: long enough for every client's first connection.
 const BEFORE: Duration = Duration::from_millis(1500);
+/// Load after the last deletion of an update whose clients leave before the first stop.
+const BEFORE_LEAVING: Duration = Duration::from_secs(3);
 /// Load after the last rule is gone.
 const AFTER: Duration = Duration::from_millis(500);
 /// The bound on everything that the world does by itself.
@@ -125,7 +128,7 @@ fn conclude(site: &Site, row: Row, loaded: anyhow::Result<Loaded>) -> Outcome {
             (measured, unmatched, loaded.tally.attempts)
         }
     };
-    let outcome = Outcome { row, measured, unmatched };
+    let outcome = Outcome { row, measured, unmatched, replay: Vec::new() };
     if outcome.holds() {
         eprintln!("accuracy: {} ok", row.name());
         return outcome;
@@ -165,6 +168,16 @@ fn load(site: &Site, row: Row, index: usize) -> anyhow::Result<Loaded> {
     let mut load = Load::start(world, target, &arguments)?;
     load.run_for(BEFORE)?;
     let old = deployment.rollout(&template, PATIENCE)?;
+    if row.style.clients_leave {
+        load.run_for(BEFORE_LEAVING)?;
+        let tally = load.stop()?;
+        for pod in &old {
+            let stop = world.journal().first(&pod.uid, |step| matches!(step, Step::Signal { .. }));
+            ensure!(stop.is_none(), "{} was stopped before its clients had left", pod.name);
+        }
+        deployment.wait_gone(&old, PATIENCE)?;
+        return Ok(Loaded { deployment, old, tally });
+    }
     deployment.wait_gone(&old, PATIENCE)?;
     for pod in &old {
         for v4 in [true, false] {
@@ -195,25 +208,25 @@ fn template(site: &Site, row: Row) -> Value {
 /// Waits until the agent has the workload's series: it knows the pods.
 fn watched(site: &Site, name: &str) -> anyhow::Result<()> {
     let label = format!("target_workload=\"{name}\"");
-    let deadline = Instant::now() + PATIENCE;
-    while !site.agent.metrics()?.has(LOST, &[&label, "phase=\"terminating\""]) {
-        ensure!(Instant::now() < deadline, "the agent does not know {name}: {}", site.agent.log());
-        thread::sleep(POLL);
-    }
-    Ok(())
+    let known = || {
+        let metrics = site.agent.metrics()?;
+        Ok(metrics.has(LOST, &[&label, "phase=\"terminating\""]).then_some(()))
+    };
+    wait_until("the workload's series", PATIENCE, POLL, known)
+        .with_context(|| format!("the agent does not know {name}: {}", site.agent.log()))
 }
 
 /// Waits for the ends, joins them with the clients' tally, and removes the pods.
 fn judge(site: &Site, row: Row, loaded: &mut Loaded) -> anyhow::Result<(Measured, Vec<String>)> {
     let Loaded { deployment, old, tally } = loaded;
-    let ends = ended(site, &row.workload(), old)?;
+    let ends = site.agent.wait_ended_of(Some(&row.workload()), old, SETTLING)?;
     // A new series is held at 0 until a scrape has shown it.
     site.agent.metrics()?;
     let metrics = site.agent.metrics()?;
-    let verdict = if row.style.server.is_numbered() {
-        judge::join(&as_numbered(&tally.attempts, row.clients.at_once), &ends)
-    } else {
-        judge::join_connections(&tally.attempts, &ends)
+    let verdict = match row.style.server.requests() {
+        Requests::Numbered => judge::join(&as_numbered(&tally.attempts, row.clients.at_once), &ends),
+        Requests::Unnumbered => judge::join_connections(&tally.attempts, &ends),
+        Requests::Multiplexed => judge::join_multiplexed(&tally.attempts, &ends),
     };
     let measured = Measured::new(&row, tally, &verdict, &ends, &metrics);
     deployment.delete_pods()?;
@@ -224,26 +237,6 @@ fn judge(site: &Site, row: Row, loaded: &mut Loaded) -> anyhow::Result<(Measured
 fn as_numbered(attempts: &[Attempt], at_once: u32) -> Vec<Attempt> {
     let number = |nth: u32| nth.saturating_sub(1) / at_once + 1;
     attempts.iter().map(|&attempt| Attempt { nth: number(attempt.nth), ..attempt }).collect()
-}
-
-/// The ends of these pods, once they are settled. Only this workload's are asked for: a run has many.
-fn ended(site: &Site, name: &str, pods: &[PodRef]) -> anyhow::Result<Vec<Termination>> {
-    let path = format!("/api/v1/terminations?namespace={NAMESPACE}&workload={name}");
-    let deadline = Instant::now() + SETTLING;
-    loop {
-        let mut listing = site.agent.api(&path)?;
-        ensure!(listing["truncated"] == false, "the list of terminations is cut");
-        let known: Vec<Termination> =
-            serde_json::from_value(listing["items"].take()).context("terminations")?;
-        let of = |pod: &PodRef| known.iter().find(|end| end.pod.uid == pod.uid).cloned();
-        let found: Vec<Termination> = pods.iter().filter_map(of).collect();
-        if found.len() == pods.len() && found.iter().all(|end| end.state == "ended") {
-            return Ok(found);
-        }
-        let states: Vec<_> = found.iter().map(|end| (&end.pod.name, &end.state)).collect();
-        ensure!(Instant::now() < deadline, "not ended after {SETTLING:?}: {states:?} of {}", pods.len());
-        thread::sleep(POLL);
-    }
 }
 
 /// Losses without a partner, in words, with the timelines of the pods that could have been meant.

@@ -13,10 +13,18 @@ use crate::rows::{Row, Server};
 
 const GO_MODULE: &str = include_str!("../../../servers/go/go.mod");
 const GO_SOURCE: &str = include_str!("../../../servers/go/main.go");
+const GRPC_MODULE: &str = include_str!("../../../servers/grpc/go.mod");
+const GRPC_SUMS: &str = include_str!("../../../servers/grpc/go.sum");
+const GRPC_SOURCE: &str = include_str!("../../../servers/grpc/main.go");
 const PYTHON_SOURCE: &str = include_str!("../../../servers/python/server.py");
 const GUNICORN_SOURCE: &str = include_str!("../../../servers/python/app.py");
 const NODE_SOURCE: &str = include_str!("../../../servers/node/server.js");
 const JAVA_SOURCE: &str = include_str!("../../../servers/java/Server.java");
+
+/// The files of a Go program, by name.
+type GoFiles = &'static [(&'static str, &'static str)];
+const GO_FILES: GoFiles = &[("go.mod", GO_MODULE), ("main.go", GO_SOURCE)];
+const GRPC_FILES: GoFiles = &[("go.mod", GRPC_MODULE), ("go.sum", GRPC_SUMS), ("main.go", GRPC_SOURCE)];
 
 /// One process that accepts, with more threads than a pod has clients at a time; connections are kept for many times what lies between two requests.
 const GUNICORN_OPTIONS: [&str; 10] = [
@@ -60,9 +68,10 @@ impl Servers {
             fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
             let words = match server {
                 Server::Testserver | Server::Nginx => Ok(Some(Vec::new())),
-                Server::Go => go(&directory),
-                Server::GoTls => go(&directory)
-                    .map(|words| words.map(|words| words.into_iter().chain(["-tls".to_owned()]).collect())),
+                Server::Go => go(&directory, GO_FILES, &[]),
+                Server::GoTls => go(&directory, GO_FILES, &["-tls"]),
+                Server::GoH2c => go(&directory, GO_FILES, &["-h2c"]),
+                Server::Grpc => go(&directory, GRPC_FILES, &[]),
                 Server::Python => python(&directory),
                 Server::Gunicorn => gunicorn(&directory),
                 Server::Redis => redis(),
@@ -88,6 +97,8 @@ impl Servers {
             Server::Nginx => PodTemplate::nginx(&app),
             Server::Go
             | Server::GoTls
+            | Server::GoH2c
+            | Server::Grpc
             | Server::Python
             | Server::Gunicorn
             | Server::Redis
@@ -109,24 +120,33 @@ impl Servers {
     }
 }
 
-fn go(directory: &Path) -> anyhow::Result<Option<Vec<String>>> {
+fn go(directory: &Path, files: GoFiles, options: &[&str]) -> anyhow::Result<Option<Vec<String>>> {
     let Some(go) = candidates("go").into_iter().next() else { return Ok(None) };
-    fs::write(directory.join("go.mod"), GO_MODULE)?;
-    fs::write(directory.join("main.go"), GO_SOURCE)?;
-    let program = directory.join("server");
-    let mut build = Command::new(go);
-    build.args(["build", "-o"]).arg(&program).current_dir(directory).envs([
-        ("GOFLAGS", "-mod=mod"),
-        ("GOTOOLCHAIN", "local"),
-        ("GOPROXY", "off"),
-        ("CGO_ENABLED", "0"),
-    ]);
-    if std::env::var_os("HOME").is_none() {
-        build.env("GOCACHE", directory.join("cache"));
+    for (name, content) in files {
+        fs::write(directory.join(name), content)?;
     }
-    eprintln!("accuracy: compile the Go server (the first time half a minute)");
-    output(&mut build)?;
-    Ok(Some(vec![text(&program)?]))
+    let command = |words: &[&str]| {
+        let mut command = Command::new(&go);
+        command.args(words).current_dir(directory).envs([
+            ("GOFLAGS", "-mod=mod"),
+            ("GOTOOLCHAIN", "local"),
+            ("GOPROXY", "off"),
+            ("CGO_ENABLED", "0"),
+        ]);
+        if std::env::var_os("HOME").is_none() {
+            command.env("GOCACHE", directory.join("cache")).env("GOMODCACHE", directory.join("modules"));
+        }
+        command
+    };
+    // Nothing is fetched here: without its modules, or with a Go that is too old for it, a server is not installed.
+    if output(&mut command(&["mod", "download"])).is_err() {
+        return Ok(None);
+    }
+    let program = directory.join("server");
+    eprintln!("accuracy: compile {} (the first time half a minute)", directory.display());
+    output(command(&["build", "-o"]).arg(&program))?;
+    let options = options.iter().map(|&option| option.to_owned());
+    Ok(Some(std::iter::once(text(&program)?).chain(options).collect()))
 }
 
 fn python(directory: &Path) -> anyhow::Result<Option<Vec<String>>> {

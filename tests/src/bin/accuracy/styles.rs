@@ -6,10 +6,11 @@
 use world::load::ErrorKind;
 
 use crate::clients::{
-    CROWD, Clients, FEW_KEPT, IMPATIENT, IMPATIENT_RST, KEPT, KEPT_BLIND, LATE_BODIES, LONG, LONG_KEPT,
-    ONE_SHOT, OPEN_LOOP, PIPELINING, PIPELINING_LONG, POST, REDIS_KEPT, REDIS_LONG, REDIS_ONE_SHOT,
-    SATURATING, SLOW_READERS, SLOW_WRITERS, TLS_FEW_KEPT, TLS_KEPT, TLS_LONG, TLS_ONE_SHOT, UPLOADS,
-    VANISHING, VANISHING_BLIND,
+    CROWD, Clients, GRPC_FEW_KEPT, GRPC_LONG, GRPC_ONE_SHOT, GRPC_SATURATING, GRPC_STREAMS, H2_LONG,
+    H2_ONE_SHOT, H2_SATURATING, H2_STREAMS, IMPATIENT, IMPATIENT_RST, KEPT, KEPT_BLIND, LATE_BODIES,
+    LATE_SLOW_WRITERS, LONG, LONG_KEPT, ONE_SHOT, OPEN_LOOP, PIPELINING, PIPELINING_LONG, POST, REDIS_KEPT,
+    REDIS_LONG, REDIS_ONE_SHOT, SATURATING, SLOW_READERS, SLOW_WRITERS, TLS_KEPT, TLS_LONG, TLS_ONE_SHOT,
+    UPLOADS, VANISHING, VANISHING_BLIND,
 };
 use crate::rows::{BlindSpot, Confidence, Kind, Server, Stage, Style};
 
@@ -26,6 +27,7 @@ const fn style(
         arguments,
         stop_signal: None,
         prestop_seconds: 0,
+        clients_leave: false,
         kind: Kind::Lossy,
         confidence: Confidence::Observed,
         stage: Stage::Usual,
@@ -51,8 +53,17 @@ const fn with_prestop(style: Style) -> Style {
     control(Style { prestop_seconds: 6, ..style })
 }
 
+/// The same, and its clients are gone when the hook ends: time for a rolling update, for late requests and for the last answers.
+const fn without_clients(style: Style) -> Style {
+    control(Style { prestop_seconds: 12, clients_leave: true, ..style })
+}
+
 const fn saturating(style: Style, clients: &'static [Clients]) -> Style {
     Style { stage: Stage::Saturating, clients, ..style }
+}
+
+const fn streams(style: Style) -> Style {
+    Style { confidence: STREAMS, ..style }
 }
 
 const BASIC: &[Clients] = &[KEPT, KEPT_BLIND, ONE_SHOT];
@@ -101,6 +112,27 @@ const AT_ONCE: Confidence = Confidence::Inferred(BlindSpot {
     unseen: &[ErrorKind::Eof, ErrorKind::Reset, ErrorKind::SendError],
 });
 
+/// What was lost on a connection of many streams is at least one, and none if one of the others was answered last.
+const STREAMS: Confidence = Confidence::Inferred(BlindSpot {
+    cites: "Pipelining and multiplexing: any later write hides a request that was not answered.",
+    classes: STREAM_CLASSES,
+    unseen: &[ErrorKind::Eof, ErrorKind::Reset, ErrorKind::SendError],
+});
+/// From the second request on, all fields of this generator's stand in HPACK's table: 13 bytes, as many as a WINDOW_UPDATE.
+const SHORT: Confidence = Confidence::Inferred(BlindSpot {
+    cites: "requests that are shorter than the table says",
+    classes: STREAM_CLASSES,
+    unseen: &[ErrorKind::Eof, ErrorKind::Reset, ErrorKind::SendError],
+});
+/// The server says with its GOAWAY which streams it has not looked at, and that is the last that it writes.
+const DRAINED: Confidence = Confidence::Inferred(BlindSpot {
+    cites: "A server's own `close_notify` or GOAWAY after the last read is a write",
+    classes: STREAM_CLASSES,
+    unseen: &[ErrorKind::StreamRefused, ErrorKind::Eof, ErrorKind::Reset],
+});
+/// Of what is lost on a connection of many streams no number is sure.
+const STREAM_CLASSES: &[&str] = &["unaccepted", "unread", "unanswered", "stale_reuse", "truncated"];
+
 const TESTSERVER_EXIT: Style = testserver("exit", &["--on-term", "exit"], BASIC);
 const NGINX_FAST: Style = style(Server::Nginx, "fast", &[], BASIC);
 const NGINX_QUIT: Style =
@@ -108,6 +140,8 @@ const NGINX_QUIT: Style =
 const GUNICORN: Style = style(Server::Gunicorn, "graceful", &[], &[KEPT_BLIND, ONE_SHOT, LONG, SLOW_WRITERS]);
 const GO_EXIT: Style = style(Server::Go, "default", &["-on-term", "default"], BASIC);
 const GO_SHUTDOWN: &[&str] = &["-on-term", "shutdown"];
+const GRPC_GRACEFUL: &[&str] = &["-on-term", "graceful"];
+const GRPC: &[Clients] = &[GRPC_STREAMS, GRPC_LONG, GRPC_ONE_SHOT];
 const STALL_ANSWERS: Style = testserver(
     "stall-answers",
     &["--on-term", "linger:4", "--stall-answers"],
@@ -124,10 +158,16 @@ pub(crate) const STYLES: &[Style] = &[
     testserver("drain", &["--on-term", "drain"], BASIC),
     testserver("drain", &["--on-term", "drain"], &[LONG, POST, SLOW_WRITERS, LATE_BODIES]),
     Style { confidence: NOT_TAKEN, ..testserver("drain", &["--on-term", "drain"], &[SLOW_READERS]) },
-    with_prestop(testserver(
-        "drain+prestop",
+    with_prestop(testserver("drain+prestop", &["--on-term", "drain"], &[ONE_SHOT])),
+    // The hook ends while they write.
+    control(Style {
+        prestop_seconds: 3,
+        ..testserver("drain+prestop", &["--on-term", "drain"], &[LATE_SLOW_WRITERS])
+    }),
+    without_clients(testserver(
+        "drain+leave",
         &["--on-term", "drain"],
-        &[ONE_SHOT, FEW_KEPT, LONG_KEPT, LATE_BODIES],
+        &[KEPT, KEPT_BLIND, LONG_KEPT, LATE_BODIES],
     )),
     control(testserver("linger", &["--on-term", "linger:4"], &[ONE_SHOT])),
     testserver("close-then-wait", &["--on-term", "close-then-wait:3"], BASIC),
@@ -149,20 +189,42 @@ pub(crate) const STYLES: &[Style] = &[
     Style { confidence: AT_ONCE, clients: &[PIPELINING], ..NGINX_FAST },
     NGINX_QUIT,
     Style { clients: &[SLOW_WRITERS], ..NGINX_QUIT },
-    with_prestop(Style { shutdown: "graceful+prestop", clients: &[ONE_SHOT, FEW_KEPT], ..NGINX_QUIT }),
+    with_prestop(Style { shutdown: "graceful+prestop", clients: &[ONE_SHOT], ..NGINX_QUIT }),
+    control(Style {
+        shutdown: "graceful+prestop",
+        prestop_seconds: 3,
+        clients: &[LATE_SLOW_WRITERS],
+        ..NGINX_QUIT
+    }),
+    without_clients(Style { shutdown: "graceful+leave", clients: &[KEPT], ..NGINX_QUIT }),
     GO_EXIT,
     Style { clients: &[LONG, POST, SLOW_WRITERS, LATE_BODIES], ..GO_EXIT },
     Style { confidence: AT_ONCE, clients: &[PIPELINING_LONG], ..GO_EXIT },
     style(Server::Go, "default+mptcp", &["-on-term", "default", "-mptcp"], &[KEPT_BLIND, LONG]),
     style(Server::Go, "shutdown", GO_SHUTDOWN, &[KEPT_BLIND, ONE_SHOT, LONG, SLOW_WRITERS, LATE_BODIES]),
     style(Server::Go, "shutdown+mptcp", &["-on-term", "shutdown", "-mptcp"], &[ONE_SHOT]),
-    with_prestop(style(Server::Go, "shutdown+prestop", GO_SHUTDOWN, &[ONE_SHOT, FEW_KEPT])),
+    with_prestop(style(Server::Go, "shutdown+prestop", GO_SHUTDOWN, &[ONE_SHOT])),
+    without_clients(style(Server::Go, "shutdown+leave", GO_SHUTDOWN, &[KEPT])),
     Style {
         confidence: TLS,
         ..style(Server::GoTls, "default", &["-on-term", "default"], &[TLS_KEPT, TLS_ONE_SHOT, TLS_LONG])
     },
     Style { confidence: TLS, ..style(Server::GoTls, "shutdown", GO_SHUTDOWN, &[TLS_KEPT]) },
-    with_prestop(style(Server::GoTls, "shutdown+prestop", GO_SHUTDOWN, &[TLS_ONE_SHOT, TLS_FEW_KEPT])),
+    with_prestop(style(Server::GoTls, "shutdown+prestop", GO_SHUTDOWN, &[TLS_ONE_SHOT])),
+    without_clients(style(Server::GoTls, "shutdown+leave", GO_SHUTDOWN, &[TLS_KEPT])),
+    Style { confidence: SHORT, ..style(Server::GoH2c, "default", &["-on-term", "default"], &[H2_STREAMS]) },
+    streams(style(Server::GoH2c, "default", &["-on-term", "default"], &[H2_LONG, H2_ONE_SHOT])),
+    Style { confidence: SHORT, ..style(Server::GoH2c, "close", &["-on-term", "close"], &[H2_STREAMS]) },
+    streams(style(Server::GoH2c, "close", &["-on-term", "close"], &[H2_LONG, H2_ONE_SHOT])),
+    Style {
+        confidence: DRAINED,
+        ..style(Server::GoH2c, "shutdown", GO_SHUTDOWN, &[H2_STREAMS, H2_LONG, H2_ONE_SHOT])
+    },
+    with_prestop(style(Server::GoH2c, "shutdown+prestop", GO_SHUTDOWN, &[H2_ONE_SHOT])),
+    streams(style(Server::Grpc, "default", &["-on-term", "default"], GRPC)),
+    streams(style(Server::Grpc, "stop", &["-on-term", "stop"], GRPC)),
+    Style { confidence: DRAINED, ..style(Server::Grpc, "graceful", GRPC_GRACEFUL, GRPC) },
+    with_prestop(style(Server::Grpc, "graceful+prestop", GRPC_GRACEFUL, &[GRPC_ONE_SHOT, GRPC_FEW_KEPT])),
     style(Server::Python, "exit", &["exit"], &[KEPT_BLIND, ONE_SHOT, LONG, SLOW_WRITERS, LATE_BODIES]),
     style(Server::Python, "shutdown", &["shutdown"], &[KEPT_BLIND, ONE_SHOT, LONG]),
     with_prestop(style(Server::Python, "shutdown+prestop", &["shutdown"], &[ONE_SHOT])),
@@ -181,6 +243,11 @@ pub(crate) const STYLES: &[Style] = &[
     saturating(control(testserver("linger", &["--on-term", "linger:4"], BASIC)), &[CROWD]),
     saturating(NGINX_FAST, &[SATURATING]),
     saturating(GO_EXIT, &[SATURATING, UPLOADS]),
+    saturating(
+        Style { confidence: SHORT, ..style(Server::GoH2c, "default", &["-on-term", "default"], &[]) },
+        &[H2_SATURATING],
+    ),
+    saturating(streams(style(Server::Grpc, "stop", &["-on-term", "stop"], &[])), &[GRPC_SATURATING]),
     Style {
         shutdown: "exit+address-gone",
         confidence: GONE,
@@ -200,7 +267,8 @@ pub(crate) const QUICK: &[&str] = &[
     "testserver/exit/slow-readers",
     "testserver/exit/pipelining-long",
     "testserver/drain/one-per-request",
-    "testserver/drain+prestop/few-keep-alive",
+    "testserver/drain+leave/keep-alive",
+    "testserver/drain+prestop/slow-writers",
     "testserver/close-then-wait/keep-alive-blind",
     "testserver/stall-reads/impatient-reset",
     "testserver/stall-answers/impatient",
@@ -210,6 +278,8 @@ pub(crate) const QUICK: &[&str] = &[
     "go/default/one-per-request",
     "go/shutdown/long-requests",
     "go/shutdown/slow-writers",
+    "go-h2c/default/streams-long",
+    "grpc/stop/streams",
     "python/exit/keep-alive-blind",
     "gunicorn/graceful/keep-alive-blind",
     "python/shutdown+prestop/one-per-request",

@@ -6,7 +6,7 @@ use world::agent::{Metrics, Termination};
 use world::judge::{self, Verdict};
 use world::load::{Attempt, ErrorKind};
 
-use crate::rows::{BlindSpot, Confidence, Kind, LEAST_LATE, LEAST_LOSSES, Row, Stage, Style};
+use crate::rows::{BlindSpot, Confidence, Kind, LEAST_LATE, LEAST_LOSSES, Row, Style};
 use world::clients::Tally;
 
 /// What came of a row.
@@ -15,12 +15,14 @@ pub(crate) struct Measured {
     pub(crate) requests: u64,
     pub(crate) failed: u64,
     pub(crate) attributed: u64,
+    /// Of these, how many share the agent's evidence with another of their connection: it counts one loss for all of them.
+    pub(crate) shared: u64,
     /// Failures without evidence, by error.
     pub(crate) client_only: BTreeMap<ErrorKind, u64>,
     /// Evidence without a failure, by confidence.
     pub(crate) agent_only: BTreeMap<String, u64>,
     pub(crate) by_error: BTreeMap<ErrorKind, u64>,
-    /// Attributed attempts.
+    /// Evidence with a partner.
     pub(crate) by_class: BTreeMap<String, u64>,
     /// Late requests that were answered, as the agent counts them.
     pub(crate) late_answered: u64,
@@ -51,6 +53,7 @@ impl Measured {
             requests: tally.summary.total.requests,
             failed: verdict.failed,
             attributed: verdict.attributed,
+            shared: verdict.shared,
             client_only: by_error(verdict.client_only.iter()),
             agent_only,
             by_error: by_error(tally.attempts.iter()),
@@ -96,10 +99,10 @@ impl Measured {
         wrongs
     }
 
-    /// Losses that have no partner, relative to the clients' failures.
+    /// Losses that have no partner, or not one of their own, relative to the clients' failures.
     pub(crate) fn relative_error(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "counts of one row, far below 2^53")]
-        let ratio = (self.client_only() + self.agent_only()) as f64 / self.failed.max(1) as f64;
+        let ratio = (self.client_only() + self.agent_only() + self.shared) as f64 / self.failed.max(1) as f64;
         ratio
     }
 
@@ -130,10 +133,7 @@ fn disagreements(row: &Row, verdict: &Verdict, ends: &[Termination], metrics: &M
     }
     for end in ends {
         let name = &end.pod.name;
-        // Where nothing is left for the agent's own process, its records come late: it says so, and no number hangs on it.
-        let is_late = |anomaly: &serde_json::Value| anomaly == "behind_window";
-        let excused = row.style.stage == Stage::Saturating && end.anomalies.iter().all(is_late);
-        if !end.complete && !excused {
+        if !end.complete {
             found.push(format!("{name} is not complete: {:?}", end.anomalies));
         }
         if end.evidence_refused > 0 {
@@ -148,6 +148,7 @@ fn disagreements(row: &Row, verdict: &Verdict, ends: &[Termination], metrics: &M
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rows::Stage;
     use crate::styles::STYLES;
 
     fn style(kind: Kind, stage: Stage) -> &'static Style {
@@ -196,6 +197,7 @@ mod tests {
         let wrongs = |measured: Measured| measured.wrongs(style).len();
         assert_eq!(wrongs(good()), 0);
         assert!((good().relative_error() - 0.1).abs() < 1e-9);
+        assert!((Measured { shared: 3, ..good() }.relative_error() - 0.2).abs() < 1e-9);
         assert_eq!(wrongs(Measured { agent_only: some("inferred"), ..good() }), 0);
         for (wrong, measured) in [
             ("another class", Measured { inferred: some("refused"), ..good() }),

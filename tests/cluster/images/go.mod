@@ -1,0 +1,3 @@
+module drainscope/cluster/images
+
+go 1.24

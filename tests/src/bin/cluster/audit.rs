@@ -1,0 +1,80 @@
+//! What the agent asked the API server, by the API server's audit log.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+
+use anyhow::Context as _;
+use serde_json::Value;
+
+/// Verb and resource; a request about one namespace has it as `NAMESPACE`, one about a single object carries that too.
+pub(crate) type Requests = BTreeMap<(String, String), u64>;
+
+/// Counts them. The log holds the agent's requests only; a watch has two lines.
+pub(crate) fn requests(state: &Path) -> anyhow::Result<Requests> {
+    let log = File::open(state.join("logs/audit.jsonl")).context("open the audit log")?;
+    let mut seen = BTreeSet::new();
+    let mut counts = Requests::new();
+    for line in BufReader::new(log).lines() {
+        let entry: Value = serde_json::from_str(&line?).context("a line of the audit log")?;
+        if seen.insert(entry["auditID"].to_string()) {
+            *counts.entry(kind(&entry)).or_default() += 1;
+        }
+    }
+    Ok(counts)
+}
+
+fn kind(entry: &Value) -> (String, String) {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let object = &entry["objectRef"];
+    let mut resource = text(&object["resource"]);
+    if resource.is_empty() {
+        resource = text(&entry["requestURI"]);
+    } else if !object["namespace"].is_null() {
+        resource = format!("{resource} of a namespace");
+    } else if text(&entry["requestURI"]).contains("fieldSelector=spec.nodeName") {
+        resource += " of the node";
+    }
+    (text(&entry["verb"]), resource)
+}
+
+/// Requests that the agent has no business to make.
+pub(crate) fn excessive(requests: &Requests) -> Vec<String> {
+    const ALLOWED: [&str; 3] =
+        ["pods of the node", "services of a namespace", "endpointslices of a namespace"];
+    let unwanted = |((verb, resource), count): (&(String, String), &u64)| {
+        let fine = ["list", "watch"].contains(&verb.as_str()) && ALLOWED.contains(&resource.as_str());
+        (!fine).then(|| format!("{count} requests {verb} {resource}"))
+    };
+    requests.iter().filter_map(unwanted).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn lists_of_the_whole_cluster_and_single_reads_are_excessive() {
+        let object = |resource: &str, namespace: Option<&str>, uri: &str, verb: &str| {
+            kind(
+                &json!({"verb": verb, "requestURI": uri, "objectRef": {"resource": resource, "namespace": namespace}}),
+            )
+        };
+        for (fine, request) in [
+            (
+                true,
+                object("pods", None, "/api/v1/pods?fieldSelector=spec.nodeName%3Dnode-1&watch=1", "watch"),
+            ),
+            (true, object("endpointslices", Some("shop"), "/apis/x", "list")),
+            (false, object("endpointslices", None, "/apis/x", "list")),
+            (false, object("pods", None, "/api/v1/pods", "list")),
+            (false, object("pods", Some("shop"), "/api/v1/namespaces/shop/pods/a", "get")),
+            (false, kind(&json!({"verb": "get", "requestURI": "/apis"}))),
+        ] {
+            let requests = Requests::from([(request.clone(), 1)]);
+            assert_eq!(excessive(&requests).is_empty(), fine, "{request:?}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Whose a rewritten connection is: the kernel's own account of each connection's two ends, before and after address translation.
+//!
+//! kube-proxy gives connections to a Service another source address and a random port, so what a client and what the pod's side call a connection differ. A
+//! `conntrack` that listens during a run knows both names. It says what the kernel did, not what the agent thought.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::kubectl;
+
+/// Connections as the pods' side sees them (client, pod), and the client's own name for itself. A name that is used again stands for its last use.
+pub(crate) type Clients = BTreeMap<(SocketAddr, SocketAddr), SocketAddr>;
+
+/// Room for events that are not read yet.
+const BUFFER_BYTES: &str = "16777216";
+/// As /proc/net/netlink writes NETLINK_NETFILTER.
+const NETFILTER: &str = "12";
+/// The bit of NFNLGRP_CONNTRACK_NEW.
+const NEW_CONNECTIONS: u32 = 1;
+/// The bound on its start.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A listening `conntrack`.
+pub(crate) struct Listener {
+    child: Child,
+    reader: JoinHandle<std::io::Result<Clients>>,
+}
+
+impl Listener {
+    /// Forgets the connections of earlier runs (a port that is used again could meet one that still leads to a dead pod), then listens.
+    pub(crate) fn start() -> anyhow::Result<Self> {
+        Command::new("conntrack").arg("-F").stderr(Stdio::null()).status().context("start conntrack")?;
+        let mut child = Command::new("conntrack")
+            .args(["-E", "-p", "tcp", "-e", "NEW", "--buffer-size", BUFFER_BYTES])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("start conntrack")?;
+        let lines = BufReader::new(child.stdout.take().context("conntrack has an output")?).lines();
+        let reader = std::thread::spawn(move || {
+            let mut clients = Clients::new();
+            for line in lines {
+                if let Some((key, client)) = parse(&line?) {
+                    clients.insert(key, client);
+                }
+            }
+            Ok(clients)
+        });
+        kubectl::wait("conntrack listens", PATIENCE, || Ok(listens()?.then_some(())))?;
+        Ok(Self { child, reader })
+    }
+
+    /// Ends it; an error if it missed events.
+    pub(crate) fn stop(mut self) -> anyhow::Result<Clients> {
+        kill(Pid::from_raw(i32::try_from(self.child.id())?), Signal::SIGTERM)?;
+        self.child.wait().context("wait for conntrack")?;
+        let mut told = String::new();
+        self.child.stderr.take().context("conntrack has an error output")?.read_to_string(&mut told)?;
+        ensure!(!told.contains("WARNING"), "conntrack missed events: {told}");
+        self.reader.join().ok().context("the reader of conntrack panicked")?.context("read conntrack")
+    }
+}
+
+/// Whether a socket of this network namespace is in netfilter's group of new connections.
+fn listens() -> anyhow::Result<bool> {
+    let sockets = std::fs::read_to_string("/proc/net/netlink").context("read the netlink sockets")?;
+    Ok(sockets.lines().any(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let protocol = words.next();
+        let groups = words.nth(1).and_then(|groups| u32::from_str_radix(groups, 16).ok());
+        protocol == Some(NETFILTER) && groups.is_some_and(|groups| groups & NEW_CONNECTIONS != 0)
+    }))
+}
+
+/// `[NEW] tcp 6 120 SYN_SENT src=A dst=B sport=1 dport=2 [UNREPLIED] src=C dst=D sport=3 dport=4`: A:1 is the client, C:3 the pod, D:4 the client's new name.
+fn parse(line: &str) -> Option<((SocketAddr, SocketAddr), SocketAddr)> {
+    let value = |key: &str, nth: usize| {
+        line.split_whitespace().filter_map(|word| word.strip_prefix(key)?.strip_prefix('=')).nth(nth)
+    };
+    let end = |address: &str, port: &str, nth: usize| {
+        Some(SocketAddr::new(value(address, nth)?.parse().ok()?, value(port, nth)?.parse().ok()?))
+    };
+    Some(((end("dst", "dport", 1)?, end("src", "sport", 1)?), end("src", "sport", 0)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_names_of_a_connection_are_read() {
+        let line = "    [NEW] tcp      6 120 SYN_SENT src=10.89.0.1 dst=10.96.0.80 sport=20001 dport=80 [UNREPLIED] \
+                    src=10.88.0.4 dst=10.88.0.1 sport=8080 dport=51234";
+        let address = |text: &str| text.parse().expect("an address");
+        assert_eq!(
+            parse(line),
+            Some(((address("10.88.0.1:51234"), address("10.88.0.4:8080")), address("10.89.0.1:20001")))
+        );
+        assert_eq!(parse("conntrack v1.4.7 (conntrack-tools): 12 flow events have been shown."), None);
+    }
+}
