@@ -7,7 +7,7 @@
 
 use super::connection::{self, Connection, HAS_READ};
 use super::load::{self, direct, is_less, is_same, is_set, tcp};
-use super::{closing, identity};
+use super::{closing, identity, state};
 use aya_ebpf::helpers::generated;
 use probe_ebpf::fields::Field;
 use probe_ebpf::wire::{PORT_GREETS, Port};
@@ -101,13 +101,18 @@ pub(super) fn is_clean(sk: *const u8, tp: *const u8, fin: u32, new: i32) -> bool
 #[inline(always)]
 pub(super) fn meet(sk: *const u8, tp: *const u8) -> Option<Connection> {
     let cookie = load::net_cookie(sk);
-    if cookie != load::host_net() {
-        identity::slot_of_frequent(cookie, sk)?;
+    let number = u16::from_be(direct(tp, Field::SourcePort));
+    let port = if cookie == load::host_net() {
+        identity::host_port_of_socket(sk, number, false)?
+    } else {
+        identity::port(identity::slot_of_frequent(cookie, sk)?.slot, number)?
+    };
+    if !identity::is_for_clients(port) {
+        return None;
     }
+    let port = state::with_container(port, sk);
     let mut met = Connection::EMPTY;
     connection::fill_ends(&mut met, sk, tp);
-    let port =
-        super::state::port_of(sk, met.local_port, false).filter(|port| identity::is_for_clients(*port))?;
     if met.peer == met.local || load::is_loopback(met.peer) {
         return None;
     }

@@ -41,18 +41,23 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// The slot's port that an inbound connection came to, with its container filled in where the socket tells it.
+/// The slot's port that an inbound connection came to, made if it is new.
 #[inline(always)]
-pub(super) fn port_of(sk: *const u8, number: u16, make: bool) -> Option<*mut Port> {
+fn port_of(sk: *const u8, number: u16) -> Option<*mut Port> {
     let (scope, slot) = identity::scope_of_socket(load::net_cookie(sk), sk)?;
     let port = match slot {
-        None => identity::host_port_of_socket(sk, number, make)?,
+        None => identity::host_port_of_socket(sk, number, true)?,
         Some(slot) => match identity::port(scope, number) {
             Some(port) => port,
-            None if make => identity::port_or_new(scope, slot, number)?,
-            None => return None,
+            None => identity::port_or_new(scope, slot, number)?,
         },
     };
+    Some(with_container(port, sk))
+}
+
+/// The port, with its container filled in where the socket tells it.
+#[inline(always)]
+pub(super) fn with_container(port: *mut Port, sk: *const u8) -> *mut Port {
     // SAFETY: a live map value.
     unsafe {
         if (*port).container == NONE
@@ -61,7 +66,7 @@ pub(super) fn port_of(sk: *const u8, number: u16, make: bool) -> Option<*mut Por
             (*port).container = container;
         }
     }
-    Some(port)
+    port
 }
 
 #[inline(always)]
@@ -70,7 +75,7 @@ fn established(sk: *const u8) {
     if tp.is_null() {
         return;
     }
-    let Some(port) = port_of(sk, direct(sk, Field::LocalPort), true) else { return };
+    let Some(port) = port_of(sk, direct(sk, Field::LocalPort)) else { return };
     let mut ends = Connection::EMPTY;
     connection::fill_ends(&mut ends, sk, tp);
     // Traffic between the containers of a pod is not client traffic.

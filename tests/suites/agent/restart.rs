@@ -163,7 +163,7 @@ fn cleaned(site: Site) -> anyhow::Result<()> {
     ensure!(waiting.starts_with("waiting for the agent that holds") && pins.is_dir(), "{waiting}");
     site.agent.kill()?;
     let done = line(&mut BufReader::new(stdout))?;
-    ensure!(done.contains("9 attached programs") && !pins.exists(), "{done}");
+    ensure!(done.contains("8 attached programs") && !pins.exists(), "{done}");
     ensure!(hook.try_wait()?.is_none(), "it did not stay");
     kill(Pid::from_raw(hook.id().try_into()?), Signal::SIGTERM)?;
     ensure!(hook.wait()?.success(), "it did not end well");
