@@ -16,6 +16,11 @@ BODY = ("hello from " + os.environ.get("POD_NAME", "python") + "\n").encode()
 draining = threading.Event()
 
 
+class Server(ThreadingHTTPServer):
+    # The default, 5, overflows whenever the accepting thread waits for the CPU: SYNs that are sent again and answered.
+    request_queue_size = 128
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     # Head and body leave in one write.
@@ -50,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
 
 def main():
     style = sys.argv[1]
-    server = ThreadingHTTPServer(("", 8080), Handler)
+    server = Server(("", 8080), Handler)
     if style == "exit":
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         server.serve_forever()

@@ -60,11 +60,12 @@ pub(crate) struct Site {
     pub(crate) save: PathBuf,
 }
 
-/// Endpoints' delay, delay of a sandbox's removal, rows under load at a time.
+/// Endpoints' delay, delay of a sandbox's removal, rows under load at a time. An address has to outlive the rules that lead to it
+/// on a machine with no CPU to spare, where they followed up to 2.5 s late with four rows at a time and 5.3 s late in a saturating one.
 fn conditions(stage: Stage) -> (Duration, Duration, usize) {
     match stage {
-        Stage::Usual => (Duration::from_secs(1), Duration::from_secs(2), 4),
-        Stage::Saturating => (Duration::from_secs(1), Duration::from_secs(5), 1),
+        Stage::Usual => (Duration::from_secs(1), Duration::from_secs(4), 4),
+        Stage::Saturating => (Duration::from_secs(1), Duration::from_secs(8), 1),
         Stage::AddressGone => (Duration::from_secs(2), Duration::ZERO, 2),
     }
 }
