@@ -114,8 +114,7 @@ fn leaving(
     if connection.flags & MAY_BE_ONE_WAY != 0 {
         bits.one_way = u32::from(is_one_way(connection, &bits, phase));
     }
-    let number = verdict_of(u64::from(bits.pack()), u64::from(unread), u64::from(pending));
-    let mut verdict = Verdict::from_number(number as u32);
+    let mut verdict = Verdict::from_number(verdict_of(bits.pack(), unread, pending));
     // What the client of a running pod gives up, it might have had answered.
     if matches!((verdict, phase), (Verdict::Lost(Class::Abandoned, _), Phase::Running)) {
         verdict = if bits.received != 0 { Verdict::Served } else { Verdict::Idle };
@@ -221,9 +220,8 @@ fn closing_of(
 /// that leads to it. That takes numbers for arguments and result, and a name that the linker keeps.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn verdict_of(bits: u64, unread: u64, pending: u64) -> u64 {
-    let closing = Closing::from_bits(bits as u32, unread as u32, pending as u32);
-    u64::from(decide::closing(&closing).to_number())
+extern "C" fn verdict_of(bits: u32, unread: u32, pending: u32) -> u32 {
+    decide::closing(&Closing::from_bits(bits, unread, pending)).to_number()
 }
 
 /// Bytes that the application read and wrote nothing after; a FIN that it read has a sequence number too.

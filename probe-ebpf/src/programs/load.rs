@@ -187,7 +187,8 @@ pub(super) fn is_accepted(sk: *const u8) -> u32 {
 /// 1 if the client's FIN has come, in whatever state (SOCK_DONE of enum sock_flags, include/net/sock.h); see [`is_set`].
 #[inline(always)]
 pub(super) fn client_has_finished(sk: *const u8) -> u32 {
-    (direct::<u64>(sk, Field::Flags) >> 1) as u32 & 1
+    const SOCK_DONE: u64 = 1 << 1;
+    is_set(direct::<u64>(sk, Field::Flags) & SOCK_DONE)
 }
 
 /// 1 if the client's RST is what ends the connection: tcp_reset sets one of these errors before the state, and nothing else
