@@ -95,8 +95,8 @@ pub(crate) const GRPC_STREAMS: Clients =
 pub(crate) const GRPC_LONG: Clients =
     clients("streams-long", "--http2 16 --grpc 2000 --keepalive 48 --keepalive-rate 4");
 /// A few kept connections of gRPC: a server that announces its end beforehand leaves none of their requests behind.
-pub(crate) const GRPC_FEW_KEPT: Clients =
-    clients("few-keep-alive", "--http2 8 --grpc 0 --keepalive 10 --keepalive-rate 20");
+pub(crate) const GRPC_KEPT: Clients =
+    clients("keep-alive", "--http2 8 --grpc 0 --keepalive 10 --keepalive-rate 20");
 /// [`H2_ONE_SHOT`] of gRPC.
 pub(crate) const GRPC_ONE_SHOT: Clients =
     clients("one-per-request", "--http2 1 --grpc 0 --new 60 --new-rate 4");

@@ -6,11 +6,11 @@
 use world::load::ErrorKind;
 
 use crate::clients::{
-    CROWD, Clients, GRPC_FEW_KEPT, GRPC_LONG, GRPC_ONE_SHOT, GRPC_SATURATING, GRPC_STREAMS, H2_LONG,
-    H2_ONE_SHOT, H2_SATURATING, H2_STREAMS, IMPATIENT, IMPATIENT_RST, KEPT, KEPT_BLIND, LATE_BODIES,
-    LATE_SLOW_WRITERS, LONG, LONG_KEPT, ONE_SHOT, OPEN_LOOP, PIPELINING, PIPELINING_LONG, POST, REDIS_KEPT,
-    REDIS_LONG, REDIS_ONE_SHOT, SATURATING, SLOW_READERS, SLOW_WRITERS, TLS_KEPT, TLS_LONG, TLS_ONE_SHOT,
-    UPLOADS, VANISHING, VANISHING_BLIND,
+    CROWD, Clients, GRPC_KEPT, GRPC_LONG, GRPC_ONE_SHOT, GRPC_SATURATING, GRPC_STREAMS, H2_LONG, H2_ONE_SHOT,
+    H2_SATURATING, H2_STREAMS, IMPATIENT, IMPATIENT_RST, KEPT, KEPT_BLIND, LATE_BODIES, LATE_SLOW_WRITERS,
+    LONG, LONG_KEPT, ONE_SHOT, OPEN_LOOP, PIPELINING, PIPELINING_LONG, POST, REDIS_KEPT, REDIS_LONG,
+    REDIS_ONE_SHOT, SATURATING, SLOW_READERS, SLOW_WRITERS, TLS_KEPT, TLS_LONG, TLS_ONE_SHOT, UPLOADS,
+    VANISHING, VANISHING_BLIND,
 };
 use crate::rows::{BlindSpot, Confidence, Kind, Server, Stage, Style};
 
@@ -224,7 +224,7 @@ pub(crate) const STYLES: &[Style] = &[
     streams(style(Server::Grpc, "default", &["-on-term", "default"], GRPC)),
     streams(style(Server::Grpc, "stop", &["-on-term", "stop"], GRPC)),
     Style { confidence: DRAINED, ..style(Server::Grpc, "graceful", GRPC_GRACEFUL, GRPC) },
-    with_prestop(style(Server::Grpc, "graceful+prestop", GRPC_GRACEFUL, &[GRPC_ONE_SHOT, GRPC_FEW_KEPT])),
+    with_prestop(style(Server::Grpc, "graceful+prestop", GRPC_GRACEFUL, &[GRPC_ONE_SHOT, GRPC_KEPT])),
     style(Server::Python, "exit", &["exit"], &[KEPT_BLIND, ONE_SHOT, LONG, SLOW_WRITERS, LATE_BODIES]),
     style(Server::Python, "shutdown", &["shutdown"], &[KEPT_BLIND, ONE_SHOT, LONG]),
     with_prestop(style(Server::Python, "shutdown+prestop", &["shutdown"], &[ONE_SHOT])),
