@@ -50,10 +50,7 @@ pub(super) fn over(ctx: &BtfTracePointContext, sk: *const u8, old: i32, new: i32
         }
         let Some(mut met) = bare::meet(sk, tp) else { return };
         if is_clean {
-            if let Some(counters) = account::counters(met.slot) {
-                // SAFETY: a live map value.
-                account::add(unsafe { &raw mut (*counters).closed });
-            }
+            ended(&met);
             return;
         }
         let facts = Facts::of(sk, tp, fin);
@@ -85,7 +82,8 @@ pub(super) fn over(ctx: &BtfTracePointContext, sk: *const u8, old: i32, new: i32
         // SAFETY: non-null storage of this socket.
         unsafe { *stored = connection };
     } else if matters {
-        keep(sk, &connection);
+        // From here on there is more to know than the socket tells.
+        let _stored = connection::store(sk, &connection);
     }
 }
 
@@ -132,16 +130,6 @@ fn leaving(
         remember(connection);
     }
     matters
-}
-
-/// From here on there is more to know than the socket tells.
-#[inline(always)]
-fn keep(sk: *const u8, connection: &Connection) {
-    let made = connection::create(sk);
-    if !made.is_null() {
-        // SAFETY: non-null storage of this socket.
-        unsafe { *made = *connection };
-    }
 }
 
 /// The connection is open no more; a late one is counted by what became of it.

@@ -149,14 +149,17 @@ pub(super) fn of(sk: *const u8) -> *mut Connection {
     get(sk, 0)
 }
 
-/// The state of a socket, made if there is none; null (and counted) if there is no memory.
+/// Stores the state of a socket; false (and counted) if there is no memory.
 #[inline(always)]
-pub(super) fn create(sk: *const u8) -> *mut Connection {
-    let connection = get(sk, 1);
-    if connection.is_null() {
+pub(super) fn store(sk: *const u8, connection: &Connection) -> bool {
+    let stored = get(sk, 1);
+    if stored.is_null() {
         account::anomaly(anomaly::NO_STORAGE);
+        return false;
     }
-    connection
+    // SAFETY: non-null storage of this socket.
+    unsafe { *stored = *connection };
+    true
 }
 
 #[inline(always)]

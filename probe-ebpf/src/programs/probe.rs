@@ -31,18 +31,14 @@ pub(super) fn connecting(sk: *const u8) {
     if flags & PORT_PROBE == 0 || identity::container_of_task(load::current_task()).is_some() {
         return;
     }
-    let stored = connection::create(sk);
-    if stored.is_null() {
-        return;
-    }
     let mut client = Connection::EMPTY;
     client.slot = slot;
     client.container = container;
     client.flags = IS_PROBE_CLIENT;
-    // SAFETY: non-null storage of this socket.
-    unsafe { *stored = client };
-    // SAFETY: a live map value.
-    account::add(unsafe { &raw mut (*port).probing });
+    if connection::store(sk, &client) {
+        // SAFETY: a live map value.
+        account::add(unsafe { &raw mut (*port).probing });
+    }
 }
 
 /// The connect is over, one way or the other.

@@ -150,16 +150,15 @@ fn unstored(sk: *const u8) {
     if is_first_seen || has_written {
         next_request(&mut met);
     }
-    if is_first_seen && (has_written || !is_plain) {
+    let is_adopted = is_first_seen && (has_written || !is_plain);
+    if is_adopted {
         met.flags |= IS_ADOPTED;
-        if let Some(counters) = account::counters(met.slot) {
-            // SAFETY: a live map value.
-            account::add(unsafe { &raw mut (*counters).opened });
-        }
     }
-    let connection = connection::create(sk);
-    if !connection.is_null() {
-        // SAFETY: non-null storage of this socket.
-        unsafe { *connection = met };
+    if connection::store(sk, &met)
+        && is_adopted
+        && let Some(counters) = account::counters(met.slot)
+    {
+        // SAFETY: a live map value.
+        account::add(unsafe { &raw mut (*counters).opened });
     }
 }

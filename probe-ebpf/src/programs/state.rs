@@ -114,9 +114,5 @@ fn established(sk: *const u8) {
             }
         }
     }
-    let connection = connection::create(sk);
-    if !connection.is_null() {
-        // SAFETY: non-null storage of this socket.
-        unsafe { *connection = ends };
-    }
+    let _stored = connection::store(sk, &ends);
 }

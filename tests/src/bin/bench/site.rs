@@ -13,6 +13,7 @@ use anyhow::{Context as _, bail};
 use world::agent::{Agent, Metrics};
 use world::load::{Config, Running, start};
 use world::node::{find_program, run_with_input};
+use world::wait::wait_for;
 use world::{PodTemplate, World, WorldConfig};
 
 use crate::kernel::{NAME_BYTES, Objects};
@@ -148,14 +149,7 @@ impl Watcher {
     /// Kills the agent, which may happen to it at any time, and waits until nothing of it is loaded.
     fn stop(self) -> anyhow::Result<()> {
         drop(self.agent);
-        let deadline = Instant::now() + SOON;
-        while self.objects.are_loaded()? {
-            if Instant::now() > deadline {
-                bail!("the agent's programs are still loaded {SOON:?} after its end");
-            }
-            thread::sleep(POLL);
-        }
-        Ok(())
+        wait_for("the agent's programs are gone after its end", SOON, || Ok(!self.objects.are_loaded()?))
     }
 }
 

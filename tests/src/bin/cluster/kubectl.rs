@@ -2,11 +2,11 @@
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use serde_json::Value;
+use world::wait::wait_until;
 
 /// How often the API is asked while something is awaited.
 const POLL: Duration = Duration::from_millis(200);
@@ -51,14 +51,5 @@ pub(crate) fn wait<T>(
     patience: Duration,
     mut ask: impl FnMut() -> anyhow::Result<Option<T>>,
 ) -> anyhow::Result<T> {
-    let deadline = Instant::now() + patience;
-    loop {
-        if let Some(answer) = ask().with_context(|| format!("while waiting: {what}"))? {
-            return Ok(answer);
-        }
-        if Instant::now() > deadline {
-            bail!("waited {} s: {what}", patience.as_secs());
-        }
-        thread::sleep(POLL);
-    }
+    wait_until(what, patience, POLL, || ask().with_context(|| format!("while waiting: {what}")))
 }
