@@ -41,8 +41,6 @@ pub enum Record<'a> {
         flags: u8,
         /// How many attempts it stands for.
         attempts: u32,
-        /// True: not a loss after all, a probe's refused attempt.
-        probe: bool,
     },
     /// A signal.
     Signal {
@@ -116,8 +114,8 @@ pub enum Malformed {
 /// Turns the bytes of one ring record into a [`Record`]. Longer input is allowed (a newer kernel side may append).
 pub fn parse(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
     let kind = u32_at(bytes, 0)?;
-    if kind == Kind::Loss as u32 || kind == Kind::ProbeRefused as u32 {
-        return parse_loss(bytes, kind == Kind::ProbeRefused as u32);
+    if kind == Kind::Loss as u32 {
+        return parse_loss(bytes);
     }
     if kind == Kind::Signal as u32 {
         return Ok(Record::Signal {
@@ -161,7 +159,7 @@ pub fn parse(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
     Err(Malformed::Kind(kind))
 }
 
-fn parse_loss(bytes: &[u8], probe: bool) -> Result<Record<'_>, Malformed> {
+fn parse_loss(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
     let byte = |offset: usize| array_at::<1>(bytes, offset).map(|b| b[0]);
     Ok(Record::Loss {
         at_ns: u64_at(bytes, offset_of!(Loss, at_ns))?,
@@ -183,7 +181,6 @@ fn parse_loss(bytes: &[u8], probe: bool) -> Result<Record<'_>, Malformed> {
         phase: Phase::from_u8(byte(offset_of!(Loss, phase))?).ok_or(Malformed::Value)?,
         flags: byte(offset_of!(Loss, flags))?,
         attempts: u32_at(bytes, offset_of!(Loss, attempts))?,
-        probe,
     })
 }
 
@@ -232,12 +229,11 @@ mod tests {
 
     #[test]
     fn a_loss_comes_back_as_it_was_written() {
-        let Ok(Record::Loss { at_ns, slot, peer_port, request, class, phase, probe, .. }) = parse(&loss())
-        else {
+        let Ok(Record::Loss { at_ns, slot, peer_port, request, class, phase, .. }) = parse(&loss()) else {
             panic!("not a loss");
         };
         assert_eq!((at_ns, slot.slot, slot.generation), (77, 3, 9));
-        assert_eq!((peer_port, request, probe), (4242, 2, false));
+        assert_eq!((peer_port, request), (4242, 2));
         assert_eq!((class, phase), (Class::StaleReuse, Phase::Stopping));
     }
 

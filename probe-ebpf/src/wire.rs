@@ -8,7 +8,7 @@
 use core::mem::size_of;
 
 /// Changed whenever the meaning of a byte here changes; maps of another ABI are not adopted.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 
 /// Which programs count, and until when: user space switches from old programs to new ones, which share the maps, with
 /// one write. 0 in `instance`: none does.
@@ -113,6 +113,34 @@ pub struct Listening {
     pub dropped: u32,
     /// Zero.
     pub reserved: u32,
+}
+
+/// Entries of the memory of probes that connect.
+pub const PROBES: u32 = 2048;
+/// Probes that are followed while they connect to one port at once. The kubelet has two for each container that names it.
+pub const PROBES_EACH: u16 = 8;
+
+/// Key of the memory of probes that connect.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ProbeKey {
+    /// The pod's slot.
+    pub slot: u32,
+    /// The pod's port.
+    pub port: u16,
+    /// From 0 to [`PROBES_EACH`].
+    pub place: u16,
+}
+
+/// Value of the memory of probes that connect: a client socket in SYN_SENT, whose port is chosen only after this is
+/// written.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Probing {
+    /// The kernel's address of the socket.
+    pub socket: u64,
+    /// Its own address, IPv4 mapped.
+    pub address: [u64; 2],
 }
 
 /// Key of the map of ports.
@@ -223,18 +251,8 @@ pub struct Closed {
 
 /// The tuple's last attempt has its class already.
 pub const CLOSED_COUNTED: u32 = 1;
-/// The tuple is a probe's connection: the client side said so before the server side was established.
+/// The tuple is a probe's connection: the client side said so before the server side was established, or when it gave up.
 pub const CLOSED_PROBE: u32 = 2;
-
-/// Value of the memory of counted SYNs (refused or blackholed).
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Syn {
-    /// Its sequence number: a retransmission's is the same, that of a new attempt on the same ports another.
-    pub isn: u32,
-    /// Phase in which it was counted.
-    pub phase: u32,
-}
 
 /// Counters of one slot: only ever added to, by the kernel, until the slot is given to another pod.
 #[repr(C)]
@@ -253,11 +271,9 @@ pub struct Counters {
     pub closed: u64,
     /// Inbound connections that arrived late, closed or not.
     pub late_opened: u64,
-    /// Late connections of probes, counted nowhere else.
+    /// Late connections of probes and late attempts at them, counted nowhere else.
     pub probes: u64,
-    /// Refused attempts that turned out to be probes: to be taken off `lost[refused]`. Counted after them.
-    pub probes_refused: [u64; 3],
-    /// Evidence records written to the ring, [`Kind::Loss`] and [`Kind::ProbeRefused`].
+    /// Evidence records ([`Kind::Loss`]) written to the ring.
     pub evidence: u64,
     /// Evidence records that the full ring refused.
     pub evidence_refused: u64,
@@ -302,8 +318,10 @@ pub mod anomaly {
     pub const STALE_ENTRY: u32 = 5;
     /// A packet could not be parsed.
     pub const BAD_PACKET: u32 = 6;
+    /// More probes connected at once than are followed: those that are refused count as clients.
+    pub const PROBES_FULL: u32 = 7;
     /// How many there are.
-    pub const COUNT: u32 = 7;
+    pub const COUNT: u32 = 8;
     /// Their names, by index.
     pub const NAMES: [&str; COUNT as usize] = [
         "ring_full",
@@ -313,6 +331,7 @@ pub mod anomaly {
         "closed_full",
         "stale_entry",
         "bad_packet",
+        "probes_full",
     ];
 }
 
@@ -330,15 +349,13 @@ pub enum Kind {
     Listener = 4,
     /// [`CgroupChange`].
     Cgroup = 5,
-    /// [`Loss`] again: the refused attempt with this tuple was a probe's.
-    ProbeRefused = 6,
 }
 
 /// Evidence of one lost attempt; the counter has it already.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Loss {
-    /// [`Kind::Loss`] or [`Kind::ProbeRefused`].
+    /// [`Kind::Loss`].
     pub kind: u32,
     /// The pod's slot.
     pub slot: u32,
@@ -474,16 +491,17 @@ unpadded! {
     Slot = 8;
     Listening = 16;
     Container = 32;
+    ProbeKey = 8;
+    Probing = 24;
     PortKey = 8;
     Port = 40;
     SlotRef = 8;
     Tuple = 36;
     Closed = 32;
-    Syn = 8;
     Loss = 88;
     Signal = 40;
     Exit = 40;
     Listener = 32;
     CgroupChange = 280;
 }
-const _: () = assert!(size_of::<Counters>() == 8 * (60 + 6 + 4 + 4 + 3 + 6));
+const _: () = assert!(size_of::<Counters>() == 8 * (60 + 6 + 4 + 4 + 6));

@@ -75,7 +75,6 @@ fn loss(record: Record<'_>) -> Option<(u64, Fact)> {
         phase,
         flags,
         attempts,
-        probe,
     } = record
     else {
         return None;
@@ -96,7 +95,7 @@ fn loss(record: Record<'_>) -> Option<(u64, Fact)> {
         attempted: (attempt_ns < at_ns).then_some(Mono(attempt_ns)),
         attempts,
     };
-    Some((at_ns, if probe { Fact::ProbeRefused(loss) } else { Fact::Loss(loss) }))
+    Some((at_ns, Fact::Loss(loss)))
 }
 
 fn index(container: u32) -> Option<u32> {
@@ -182,9 +181,7 @@ mod tests {
             attempted: Some(Mono(1200)),
             attempts: 3,
         };
-        assert_eq!(event, Event { at: Mono(1234), fact: Fact::Loss(expected.clone()) });
-        let probe = decode(&loss_bytes(6, 4), None, NOW).expect("an event");
-        assert_eq!(probe.fact, Fact::ProbeRefused(expected));
+        assert_eq!(event, Event { at: Mono(1234), fact: Fact::Loss(expected) });
     }
 
     #[test]

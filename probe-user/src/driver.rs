@@ -507,13 +507,11 @@ async fn readable(ring: &mut Option<AsyncFd<Ring>>) {
 }
 
 /// What [`kind_of`] can say: each is exported from the start.
-const RECORD_KINDS: [&str; 7] =
-    ["cgroup", "exit", "listener", "loss", "malformed", "probe_refused", "signal"];
+const RECORD_KINDS: [&str; 6] = ["cgroup", "exit", "listener", "loss", "malformed", "signal"];
 
 fn kind_of(event: Option<&Event>) -> &'static str {
     match event.map(|event| &event.fact) {
         Some(Fact::Loss(_)) => "loss",
-        Some(Fact::ProbeRefused(_)) => "probe_refused",
         Some(Fact::Signal { .. }) => "signal",
         Some(Fact::Exit { .. }) => "exit",
         Some(Fact::Listener { .. }) => "listener",

@@ -38,6 +38,8 @@ mod overflow;
 mod overload;
 #[path = "agent/own_end.rs"]
 mod own_end;
+#[path = "agent/probes.rs"]
+mod probes;
 #[path = "agent/prometheus.rs"]
 mod prometheus;
 #[path = "agent/protocols.rs"]
@@ -115,6 +117,7 @@ fn main() -> ExitCode {
         overload::trials(),
         outage::trials(),
         recorded::trials(),
+        probes::trials(),
         prometheus::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()

@@ -61,7 +61,6 @@ scenarios! {
     exit_record_lost
     clock_step
     series_birth_and_death
-    refused_probe
     fallback_traffic
     evidence_beyond_the_bound
     garbage

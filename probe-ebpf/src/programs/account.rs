@@ -6,7 +6,7 @@ use core::arch::asm;
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::wire::{
     self, ANSWERED, CLOSED_COUNTED, Closed, Container, Counters, Kind, LOSS_CLIENT_FIN, LOSS_LATE,
-    LOSS_LATE_CONNECTION, LOST, Loss, ON_NEW, ON_REUSED, SlotRef, Syn, Tuple, anomaly,
+    LOSS_LATE_CONNECTION, LOST, Loss, ON_NEW, ON_REUSED, SlotRef, Tuple, anomaly,
 };
 
 /// Adds one. The counters of a slot are shared by all CPUs; late traffic is rare enough.
@@ -40,6 +40,17 @@ pub(super) fn anomaly(index: u32) {
 #[inline(always)]
 pub(super) fn counters(slot: SlotRef) -> Option<*mut Counters> {
     maps::COUNTERS.get_ptr_mut(slot.slot)
+}
+
+/// Counts a probe of a pod that is being deleted or stopped.
+#[inline(always)]
+pub(super) fn late_probe(slot: SlotRef, phase: Phase) {
+    if !matches!(phase, Phase::Running)
+        && let Some(counters) = counters(slot)
+    {
+        // SAFETY: a live map value.
+        add(unsafe { &raw mut (*counters).probes });
+    }
 }
 
 /// The state of a container.
@@ -119,7 +130,7 @@ pub(super) fn loss(attempt: &Attempt) {
         late_requests(counters, attempt.late_connection, LOST, attempt.attempts);
     }
     if !matches!(attempt.phase, Phase::Running) {
-        evidence(counters, Kind::Loss, attempt);
+        evidence(counters, attempt);
     }
 }
 
@@ -158,7 +169,7 @@ fn late_requests(counters: *mut Counters, on_late_connection: bool, outcome: usi
 
 /// Writes a record about an attempt; a full ring is counted.
 #[inline(always)]
-pub(super) fn evidence(counters: *mut Counters, kind: Kind, attempt: &Attempt) {
+fn evidence(counters: *mut Counters, attempt: &Attempt) {
     let Some(mut entry) = maps::RING.reserve::<Loss>(0) else {
         anomaly(anomaly::RING_FULL);
         // SAFETY: a live map value.
@@ -176,7 +187,7 @@ pub(super) fn evidence(counters: *mut Counters, kind: Kind, attempt: &Attempt) {
         flags |= LOSS_CLIENT_FIN;
     }
     entry.write(Loss {
-        kind: kind as u32,
+        kind: Kind::Loss as u32,
         slot: attempt.slot.slot,
         at_ns: load::now_ns(),
         attempt_ns: attempt.at_ns,
@@ -242,13 +253,13 @@ pub(super) fn remembered_of(slot: SlotRef, tuple: &Tuple) -> Option<*mut Closed>
 /// Remembers a SYN that is about to be counted; false if it was before. A lost answer makes the client's kernel send it
 /// again, and while a pod's interface is taken down refusals are lost.
 #[inline(always)]
-pub(super) fn count_syn_once(tuple: &Tuple, isn: u32, phase: Phase) -> bool {
+pub(super) fn count_syn_once(tuple: &Tuple, isn: u32) -> bool {
     // SAFETY: the map is preallocated; an entry that gave way meanwhile has another sequence number or the same.
-    if unsafe { maps::SYNS.get(tuple) }.is_some_and(|counted| counted.isn == isn) {
+    if unsafe { maps::SYNS.get(tuple) }.is_some_and(|counted| *counted == isn) {
         return false;
     }
     // A full map takes its oldest entry; at worst a retransmission counts twice.
-    let _taken = maps::SYNS.insert(tuple, Syn { isn, phase: phase as u32 }, 0);
+    let _taken = maps::SYNS.insert(tuple, isn, 0);
     true
 }
 

@@ -9,6 +9,7 @@ use super::account::{self, Attempt};
 use super::identity;
 use super::load;
 use super::packet::{self, ACK, Packet, RST, SYN};
+use super::probe;
 use super::reset::{attempt_of, counted, stale, tuple_of};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::class::{Class, Confidence, Phase};
@@ -78,7 +79,11 @@ fn on_closed(skb: *const u8) {
 fn blackholed(port: &Port, packet: &Packet, sent_ns: u64) {
     let slot = SlotRef { slot: port.slot, generation: port.generation };
     let phase = identity::phase(slot, port.container);
-    if !account::count_syn_once(&tuple_of(packet), packet.sequence, phase) {
+    if !account::count_syn_once(&tuple_of(packet), packet.sequence) {
+        return;
+    }
+    if probe::has_sent(port, packet) {
+        account::late_probe(slot, phase);
         return;
     }
     if let Some(counters) = account::counters(slot) {

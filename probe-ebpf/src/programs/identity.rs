@@ -13,7 +13,7 @@ use probe_ebpf::wire::{
 };
 
 /// BPF_NOEXIST.
-const NO_EXIST: u64 = 1;
+pub(super) const NO_EXIST: u64 = 1;
 /// BPF_ANY.
 const ANY: u64 = 0;
 /// Levels of cgroups below a container's that are looked through (crun, systemd, nested runtimes).

@@ -7,7 +7,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, RingBuf},
 };
 use probe_ebpf::wire::{
-    self, Closed, Container, Control, Counters, Listening, Port, PortKey, Slot, SlotRef, Syn, Tuple, anomaly,
+    self, Closed, Container, Control, Counters, Listening, Port, PortKey, ProbeKey, Probing, Slot, SlotRef,
+    Tuple, anomaly,
 };
 
 /// Memory for an entry only while it is there.
@@ -54,9 +55,13 @@ pub(super) static PORTS: HashMap<PortKey, Port> = HashMap::with_max_entries(wire
 /// Memory of closed connections. The kernel writes; user space sweeps.
 #[map]
 pub(super) static CLOSED: HashMap<Tuple, Closed> = HashMap::with_max_entries(wire::CLOSED, 0);
-/// Memory of counted SYNs. The kernel's alone.
+/// Memory of counted SYNs (refused, blackholed or misrouted), their sequence numbers: a retransmission's is the same, that of
+/// a new attempt on the same ports another. The kernel's alone.
 #[map]
-pub(super) static SYNS: LruHashMap<Tuple, Syn> = LruHashMap::with_max_entries(wire::SYNS, 0);
+pub(super) static SYNS: LruHashMap<Tuple, u32> = LruHashMap::with_max_entries(wire::SYNS, 0);
+/// Probes that connect, by the port that they connect to. The kernel's alone.
+#[map]
+pub(super) static PROBES: HashMap<ProbeKey, Probing> = HashMap::with_max_entries(wire::PROBES, 0);
 /// Id of the cgroup that a task listened in -> its listeners, so that the container's stop finds them. Not by container: a
 /// server may listen before user space knows its container. The kernel's alone.
 #[map]

@@ -4,7 +4,7 @@
 use super::account::{self, Attempt};
 use super::packet::Packet;
 use super::reset::{attempt_of, tuple_of};
-use super::{identity, load, maps};
+use super::{identity, load, maps, probe};
 use probe_ebpf::class::{Class, Confidence};
 use probe_ebpf::decide::{self, Verdict};
 use probe_ebpf::protocol::Protocol;
@@ -47,11 +47,14 @@ pub(super) fn connect(scope: u32, packet: &Packet) -> bool {
     // SAFETY: a live map value.
     let port = unsafe { *port };
     // Probes are for the pod of now, whatever the API says of addresses.
-    if port.flags & PORT_SEEN == 0 || port.probing != 0 || !identity::exited(slot, port.container) {
+    if port.flags & PORT_SEEN == 0
+        || probe::has_sent(&port, packet)
+        || !identity::exited(slot, port.container)
+    {
         return false;
     }
     let phase = identity::phase(slot, port.container);
-    if account::count_syn_once(&tuple_of(packet), packet.sequence, phase) {
+    if account::count_syn_once(&tuple_of(packet), packet.sequence) {
         if let Some(counters) = account::counters(slot) {
             account::late_attempt(counters, phase, load::now_ns());
         }

@@ -1,17 +1,18 @@
-//! Recognises probes by their client socket: opened on the node itself, outside every pod, straight to a pod's address,
-//! to a port that one of its probes names. That is how the kubelet probes, and how the agent will.
+//! Recognises probes by their client socket: opened on the node itself, outside every pod, straight to a pod's address, to
+//! a port that one of its probes names. That is how the kubelet probes, and how the agent will.
 //!
-//! The client side is established before the server side is, so that it can leave word; a refused probe is counted
-//! before its client knows, and is then counted a second time as a probe's, for the core to take off.
+//! Where the pod's side looks, the client side has left word: while it connects, its socket is remembered, and its port is
+//! read there; from then on its tuple is. So a probe is never counted as a client's.
 
-use super::account::{self, Attempt};
+use super::account;
 use super::connection::{self, Connection, IS_PROBE_CLIENT};
-use super::identity;
+use super::identity::{self, NO_EXIST};
 use super::load::{self, direct};
 use super::maps;
-use probe_ebpf::class::{Class, Confidence, Phase};
+use super::packet::Packet;
+use super::reset::tuple_of;
 use probe_ebpf::fields::Field;
-use probe_ebpf::wire::{CLOSED_PROBE, Closed, Kind, PORT_PROBE, Port};
+use probe_ebpf::wire::{CLOSED_PROBE, Closed, PORT_PROBE, PROBES_EACH, Port, ProbeKey, Probing, anomaly};
 
 /// ECONNREFUSED.
 const REFUSED: i32 = 111;
@@ -35,19 +36,61 @@ pub(super) fn connecting(sk: *const u8) {
     client.slot = slot;
     client.container = container;
     client.flags = IS_PROBE_CLIENT;
-    if connection::store(sk, &client) {
-        // SAFETY: a live map value.
-        account::add(unsafe { &raw mut (*port).probing });
+    if !connection::store(sk, &client) {
+        return;
     }
+    let probing = Probing { socket: sk as u64, address: load::local_address(sk) };
+    for place in 0..PROBES_EACH {
+        let key = ProbeKey { slot: slot.slot, port: peer_port, place };
+        if maps::PROBES.insert(key, probing, NO_EXIST).is_ok() {
+            // SAFETY: a live map value.
+            account::add(unsafe { &raw mut (*port).probing });
+            return;
+        }
+    }
+    account::anomaly(anomaly::PROBES_FULL);
+    // Should these be left over from before the programs counted again, they give way.
+    let _taken = maps::PROBES.insert(ProbeKey { slot: slot.slot, port: peer_port, place: 0 }, probing, 0);
 }
 
 /// The connect is over, one way or the other.
 #[inline(always)]
-fn no_longer_connecting(seen: &Connection) {
-    if let Some(port) = identity::port(seen.slot.slot, seen.local_port) {
-        // SAFETY: a live map value.
-        account::subtract(unsafe { &raw mut (*port).probing });
+fn no_longer_connecting(sk: *const u8, seen: &Connection) {
+    for place in 0..PROBES_EACH {
+        let key = ProbeKey { slot: seen.slot.slot, port: seen.local_port, place };
+        // SAFETY: the map is preallocated; another socket's entry is left alone.
+        if unsafe { maps::PROBES.get(key) }.is_some_and(|probing| probing.socket == sk as u64) {
+            // Gone already is as good.
+            let _gone = maps::PROBES.remove(key);
+            if let Some(port) = identity::port(seen.slot.slot, seen.local_port) {
+                // SAFETY: a live map value.
+                account::subtract(unsafe { &raw mut (*port).probing });
+            }
+            return;
+        }
     }
+}
+
+/// A probe sent this SYN to this port of a pod: it connects right now, or gave up while the packet waited.
+#[inline(always)]
+pub(super) fn has_sent(port: &Port, packet: &Packet) -> bool {
+    if port.probing != 0 {
+        for place in 0..PROBES_EACH {
+            let key = ProbeKey { slot: port.slot, port: packet.destination_port, place };
+            // SAFETY: the map is preallocated. A socket is forgotten before it is freed; should that have been missed, its
+            // memory reads as anything, and its address as another's.
+            if let Some(probing) = unsafe { maps::PROBES.get(key) }
+                && probing.address == packet.source
+                && load::probe(probing.socket as *const u8, Field::SourcePort)
+                    .is_some_and(|number: u16| u16::from_be(number) == packet.source_port)
+            {
+                return true;
+            }
+        }
+    }
+    // SAFETY: a live map value.
+    account::remembered(&tuple_of(packet))
+        .is_some_and(|closed| unsafe { (*closed).flags } & CLOSED_PROBE != 0)
 }
 
 /// The probe's connection as the pod sees it; `None` if the socket is no probe's.
@@ -76,15 +119,8 @@ fn seen_from_pod(sk: *const u8) -> Option<Connection> {
     Some(seen)
 }
 
-/// SYN_SENT -> ESTABLISHED on the client side: the server side will look for this in a moment.
 #[inline(always)]
-pub(super) fn connected(sk: *const u8) {
-    let Some(seen) = seen_from_pod(sk) else { return };
-    no_longer_connecting(&seen);
-    if let Some(port) = identity::port(seen.slot.slot, seen.local_port) {
-        // SAFETY: a live map value.
-        account::add(unsafe { &raw mut (*port).probed });
-    }
+fn remember(seen: &Connection) {
     let closed = Closed {
         at_ns: load::now_ns(),
         flags: CLOSED_PROBE,
@@ -97,29 +133,25 @@ pub(super) fn connected(sk: *const u8) {
     account::remember(&seen.tuple(), &closed);
 }
 
-/// SYN_SENT -> CLOSE on the client side: if the attempt was counted as refused, it is counted as a probe's too.
+/// SYN_SENT -> ESTABLISHED on the client side: the server side will look for this in a moment.
+#[inline(always)]
+pub(super) fn connected(sk: *const u8) {
+    let Some(seen) = seen_from_pod(sk) else { return };
+    no_longer_connecting(sk, &seen);
+    if let Some(port) = identity::port(seen.slot.slot, seen.local_port) {
+        // SAFETY: a live map value.
+        account::add(unsafe { &raw mut (*port).probed });
+    }
+    remember(&seen);
+}
+
+/// SYN_SENT -> CLOSE on the client side. Its SYN may still wait for a neighbour, unless it was answered.
 #[inline(always)]
 pub(super) fn failed(sk: *const u8) {
     let Some(seen) = seen_from_pod(sk) else { return };
-    no_longer_connecting(&seen);
+    no_longer_connecting(sk, &seen);
     if direct::<i32>(sk, Field::Error) != REFUSED {
-        return;
-    }
-    // SAFETY: the map is preallocated; an entry that gives way meanwhile tells a wrong phase at worst.
-    let Some(phase) = unsafe { maps::SYNS.get(seen.tuple()) }.map(|counted| counted.phase) else { return };
-    let Some(counters) = account::counters(seen.slot) else { return };
-    // SAFETY: a live map value; constant indexes.
-    let (phase, counter) = unsafe {
-        match phase {
-            0 => (Phase::Running, &raw mut (*counters).probes_refused[0]),
-            1 => (Phase::Deleting, &raw mut (*counters).probes_refused[1]),
-            _ => (Phase::Stopping, &raw mut (*counters).probes_refused[2]),
-        }
-    };
-    account::add(counter);
-    if !matches!(phase, Phase::Running) {
-        let attempt = Attempt::on(&seen, Class::Refused, Confidence::Observed, phase, true);
-        account::evidence(counters, Kind::ProbeRefused, &attempt);
+        remember(&seen);
     }
 }
 

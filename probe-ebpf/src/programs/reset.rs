@@ -7,7 +7,7 @@ use super::account::{self, Attempt};
 use super::connection::{self, IS_CLOSED, IS_PROBE};
 use super::load::{self, direct, tcp};
 use super::packet::{self, ACK, FIN, Packet, RST, SYN};
-use super::{bare, closing, identity, misrouted};
+use super::{bare, closing, identity, misrouted, probe};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::decide::{self, Verdict};
@@ -182,13 +182,14 @@ fn without_socket(skb: *const u8) {
 fn refused(port: &Port, packet: &Packet) {
     let slot = SlotRef { slot: port.slot, generation: port.generation };
     let phase = identity::phase(slot, port.container);
-    // If this was a probe, its client socket will say so in a moment and ask for the phase that was counted.
-    if !account::count_syn_once(&tuple_of(packet), packet.sequence, phase) {
+    if !account::count_syn_once(&tuple_of(packet), packet.sequence) {
         return;
     }
-    if port.probing == 0
-        && let Some(counters) = account::counters(slot)
-    {
+    if probe::has_sent(port, packet) {
+        account::late_probe(slot, phase);
+        return;
+    }
+    if let Some(counters) = account::counters(slot) {
         account::late_attempt(counters, phase, load::now_ns());
     }
     account::loss(&attempt_of(slot, port.container, packet, Class::Refused, Confidence::Observed, phase));

@@ -120,8 +120,6 @@ pub enum Fact {
     },
     /// Evidence of a lost attempt (the counters have it already).
     Loss(Loss),
-    /// The refused attempt with this tuple was a probe's: no loss.
-    ProbeRefused(Loss),
     /// A reading of a slot's counters.
     Reading {
         /// Slot and generation.
@@ -162,11 +160,7 @@ impl Fact {
             | Self::Exited { .. }
             | Self::Listener { .. }
             | Self::Anomaly { .. } => true,
-            Self::Clock { .. }
-            | Self::Loss(_)
-            | Self::ProbeRefused(_)
-            | Self::Reading { .. }
-            | Self::KernelAnomalies { .. } => false,
+            Self::Clock { .. } | Self::Loss(_) | Self::Reading { .. } | Self::KernelAnomalies { .. } => false,
         }
     }
 }

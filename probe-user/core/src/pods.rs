@@ -8,7 +8,6 @@ use crate::ports::PortUse;
 use crate::slots::PodIx;
 use crate::time::Mono;
 use crate::totals::WorkloadIx;
-use probe_ebpf::class::Class;
 use probe_ebpf::wire::SlotRef;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -140,19 +139,6 @@ impl EvidenceLog {
         let surplus = self.items.drain(..surplus).map(|(_, _, loss)| u64::from(loss.attempts)).sum();
         self.dropped = self.dropped.saturating_add(surplus);
         surplus
-    }
-
-    /// The refused attempt with this tuple was a probe's.
-    pub(crate) fn withdraw(&mut self, probe: &Loss) {
-        self.received = self.received.saturating_add(1);
-        let is_same = |loss: &Loss| {
-            loss.class == Class::Refused && loss.peer == probe.peer && loss.local == probe.local
-        };
-        if let Some(place) = self.items.iter().rposition(|(_, _, loss)| is_same(loss))
-            && let Some((_, same_node, _)) = self.items.remove(place)
-        {
-            self.same_node = self.same_node.saturating_sub(u64::from(same_node));
-        }
     }
 }
 

@@ -62,10 +62,7 @@ pub(crate) fn report(end: End<'_>, scope: Scope<'_>, state: State, node: &str) -
         lost_inferred,
         by_source: BySource { same_node, unknown: lost.total() - same_node, ..BySource::default() },
         expected: end.episode.expected,
-        probes_excluded: counters
-            .probes_refused
-            .iter()
-            .fold(counters.probes, |sum, n| sum.saturating_add(*n)),
+        probes_excluded: counters.probes,
         tail_seconds: end.tail().map(seconds),
         tail_censored: end.tail_censored(),
         prestop_sleep_seconds: fact.and_then(|fact| fact.prestop_sleep_seconds),

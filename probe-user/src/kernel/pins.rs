@@ -13,8 +13,8 @@ use aya::programs::BtfTracePoint;
 use aya::programs::links::{FdLink, PinnedLink};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use probe_ebpf::wire::{
-    ABI, Closed, Container, Control, Counters, LISTENERS_EACH, Listening, Port, PortKey, SAVED_CHUNK, Slot,
-    SlotRef, Syn, Tuple,
+    ABI, Closed, Container, Control, Counters, LISTENERS_EACH, Listening, Port, PortKey, ProbeKey, Probing,
+    SAVED_CHUNK, Slot, SlotRef, Tuple,
 };
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
@@ -27,7 +27,7 @@ use super::tables::Plain;
 
 /// Maps that are pinned, all but the settings, which are of one instance; with the bytes of their keys and values where
 /// user space reads them.
-const MAPS: [(&str, Option<(usize, usize)>); 18] = [
+const MAPS: [(&str, Option<(usize, usize)>); 19] = [
     ("CONTROL", Some((4, size_of::<Control>()))),
     ("SAVED", Some((4, SAVED_CHUNK))),
     ("SLOTS", Some((4, size_of::<Slot>()))),
@@ -40,7 +40,8 @@ const MAPS: [(&str, Option<(usize, usize)>); 18] = [
     ("FORMER", Some((16, size_of::<SlotRef>()))),
     ("PORTS", Some((size_of::<PortKey>(), size_of::<Port>()))),
     ("CLOSED", Some((size_of::<Tuple>(), size_of::<Closed>()))),
-    ("SYNS", Some((size_of::<Tuple>(), size_of::<Syn>()))),
+    ("SYNS", Some((size_of::<Tuple>(), 4))),
+    ("PROBES", Some((size_of::<ProbeKey>(), size_of::<Probing>()))),
     ("LISTENERS", Some((8, size_of::<[Listening; LISTENERS_EACH]>()))),
     ("ANOMALIES", Some((4, 8))),
     ("RING", None),

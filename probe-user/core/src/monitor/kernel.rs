@@ -202,13 +202,6 @@ impl Monitor {
         }
     }
 
-    pub(super) fn handle_probe_refused(&mut self, probe: &Loss) {
-        let Some(ix) = self.pod_of_slot(probe.slot) else { return };
-        if let Some(pod) = self.pods.get_mut(ix) {
-            pod.evidence.withdraw(probe);
-        }
-    }
-
     pub(super) fn handle_reading(&mut self, at: Mono, slot: SlotRef, counters: &Counters) {
         if self.slots.is_leftover(slot, at) {
             return;

@@ -95,7 +95,6 @@ impl Monitor {
         if now < deadline && pod.ledger.read_at().is_none_or(|at| at < since) {
             return Progress::Wait(Some(deadline));
         }
-        pod.ledger.settle();
         self.credit(pod, now);
         pod.done = true;
         self.detach(pod);
@@ -103,7 +102,6 @@ impl Monitor {
     }
 
     fn finish_termination(&mut self, pod: &mut PodState, now: Mono) {
-        pod.ledger.settle();
         self.credit(pod, now);
         let Some(end) = End::of(pod) else { return };
         let item = report(end, Scope::Pod, State::Ended, &self.node);
@@ -171,7 +169,6 @@ impl Monitor {
 
     /// Containers ended while their pod was not being stopped.
     pub(super) fn finish_containers(&mut self, pod: &mut PodState, now: Mono) {
-        pod.ledger.settle();
         self.credit(pod, now);
         let Some(end) = End::of(pod) else { return };
         let mut items = Vec::new();

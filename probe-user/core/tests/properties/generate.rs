@@ -142,7 +142,7 @@ prop_compose! {
 fn counters() -> impl Strategy<Value = Counters> {
     (prop::collection::vec((0usize..10, 0usize..3, 0usize..2, number()), 0..4), number(), number(), 0u64..40)
         .prop_map(|(lost, opened, probes, last)| {
-            let mut counters = Counters { opened, probes_refused: [0, probes, 1], ..Counters::default() };
+            let mut counters = Counters { opened, probes, ..Counters::default() };
             counters.late_connections[1][1] = opened;
             counters.late_requests[0][1] = probes;
             counters.last_new_ns = last * SECOND;
@@ -214,7 +214,6 @@ pub(crate) fn from_kernel() -> impl Strategy<Value = Fact> {
             Fact::Listener { slot, container, port, open, listeners: 0 }
         }),
         2 => loss().prop_map(Fact::Loss),
-        1 => loss().prop_map(Fact::ProbeRefused),
         4 => (slot(), counters()).prop_map(|(slot, counters)| Fact::Reading { slot, counters: Box::new(counters) }),
         1 => prop::collection::vec(number(), 0..12).prop_map(|values| Fact::KernelAnomalies { values }),
         1 => (0usize..Anomaly::ALL.len(), number()).prop_map(|(kind, count)| Fact::Anomaly { kind: Anomaly::ALL[kind], count }),

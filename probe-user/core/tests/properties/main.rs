@@ -220,8 +220,7 @@ fn no_count_is_lost_between_readings_and_series() {
     let counters = counters_of(&monitor.snapshot());
     let sum: u64 =
         counters.iter().filter(|((family, _), _)| *family == "lost_requests").map(|(_, count)| count).sum();
-    // Refused attempts wait for one more reading, in which a probe would be taken off.
-    let last = 3 * (9 * 3 * 15 + 3 * 12);
+    let last = 3 * 10 * 3 * 15;
     assert_eq!(sum, last);
     assert_eq!(counters[&("node_lost_requests", Vec::new())], last);
     assert!(counters[&("series_dropped", Vec::new())] > 0);

@@ -321,11 +321,9 @@ fn name_of(fact: &Fact) -> &'static str {
         Fact::Pod(_) | Fact::PodGone { .. } => "pods",
         Fact::Slice(_) | Fact::SliceGone { .. } | Fact::Service(_) | Fact::ServiceGone { .. } => "slices",
         Fact::Cgroup { .. } | Fact::CgroupGone { .. } => "cgroups",
-        Fact::Signal { .. }
-        | Fact::Exit { .. }
-        | Fact::Exited { .. }
-        | Fact::Listener { .. }
-        | Fact::ProbeRefused(_) => "other records",
+        Fact::Signal { .. } | Fact::Exit { .. } | Fact::Exited { .. } | Fact::Listener { .. } => {
+            "other records"
+        }
         Fact::Clock { .. } | Fact::Watch { .. } | Fact::KernelAnomalies { .. } | Fact::Anomaly { .. } => {
             "clock and health"
         }
