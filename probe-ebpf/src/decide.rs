@@ -22,6 +22,8 @@ const CONTROL_FRAMES: u32 = 30;
 /// The same with what a client says that closes the connection: SETTINGS ACK 9, WINDOW_UPDATE 13, PING ACK 17 (servers of gRPC
 /// measure their bandwidth too), and a GOAWAY with the 25 bytes "client transport shutdown" of grpc-go, 42.
 const HTTP2_LEAVING: u32 = 81;
+/// Of a server that leaves: GOAWAY with a text of 13 bytes (30), PING (17).
+const GOAWAY_AND_PING: u32 = 47;
 /// Farewells of protocols in which the client speaks last: Terminate of PostgreSQL and COM_QUIT of MySQL take 5, QUIT of
 /// SMTP and memcached 6, unbind of LDAP 7, a heartbeat of AMQP 8.
 const FAREWELL: u32 = 8;
@@ -280,13 +282,14 @@ fn is_chatter(protocol: Protocol, bytes: u32, opening: bool) -> bool {
 }
 
 /// So many bytes of a server, not acknowledged when the connection dies, are no answer but its farewell: a client that has
-/// its answer may close before it takes that. TLS: close_notify; HTTP/2: GOAWAY (RFC 9113 6.8).
+/// its answer may close before it takes that. TLS: close_notify; HTTP/2: GOAWAY (RFC 9113 6.8), with the text and the PING
+/// of a gRPC server that stops gracefully (grpc-go's http2Server.Drain).
 #[inline(always)]
 pub const fn farewell_of_server(protocol: Protocol) -> u32 {
     match protocol {
         Protocol::Unknown | Protocol::Http | Protocol::Raw => 0,
         Protocol::Https | Protocol::Tls => CLOSE_NOTIFY,
-        Protocol::Multiplexed => 17,
+        Protocol::Multiplexed => GOAWAY_AND_PING,
     }
 }
 
@@ -556,6 +559,23 @@ mod tests {
                 let lost = Verdict::Lost(UNREAD, Confidence::Observed);
                 assert_eq!(data_after_close(lost, protocol, bytes), None, "{protocol:?}, lost before");
             }
+        }
+    }
+
+    #[test]
+    fn a_farewell_of_a_server_is_no_answer() {
+        let frame = 9;
+        let goaway = |text: &str| frame + 8 + u32::try_from(text.len()).unwrap();
+        let ping = frame + 8;
+        for (protocol, farewell) in [
+            (Protocol::Unknown, 0),
+            (Protocol::Http, 0),
+            (Protocol::Raw, 0),
+            (Protocol::Https, 53),
+            (Protocol::Tls, 53),
+            (Protocol::Multiplexed, goaway("graceful_stop") + ping),
+        ] {
+            assert_eq!(farewell_of_server(protocol), farewell, "{protocol:?}");
         }
     }
 
