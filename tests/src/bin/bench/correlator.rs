@@ -326,6 +326,7 @@ fn name_of(fact: &Fact) -> &'static str {
         | Fact::Exited { .. }
         | Fact::Listener { .. }
         | Fact::ProbeRefused(_) => "other records",
+        Fact::Rules { .. } | Fact::RulesRead { .. } => "rules",
         Fact::Clock { .. } | Fact::Watch { .. } | Fact::KernelAnomalies { .. } | Fact::Anomaly { .. } => {
             "clock and health"
         }
