@@ -1,5 +1,6 @@
 //! When the service proxy took a pod out of its rules: held against the proxy's own stamps, and unknown where it was not heard.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use world::agent::{Agent, Recording, Termination};
 use world::controllers::PodRef;
 use world::kubelet::{Step, monotonic_ns};
 use world::node::{find_program, run_with_input};
+use world::wait::wait_for;
 use world::{PodTemplate, World};
 
 use crate::site::{NAMESPACE, Site, config, program, same, workload};
@@ -49,6 +51,8 @@ fn rules() -> anyhow::Result<()> {
     site.world.delete(slow)?;
     let noticed = until_step(&site, slow, "programmed")?;
 
+    let before = removed(&site, slow)?;
+
     // From here on the test is the proxy.
     site.world.delays().proxy.set(NEVER);
     site.world.delete(missed)?;
@@ -60,6 +64,7 @@ fn rules() -> anyhow::Result<()> {
     site.until("the loss to be counted", || Ok(losses(&site)? > 0.0))?;
     site.until("the rules to be followed again", || Ok(state(&site.agent)?.0 == "active"))?;
     let lost = losses(&site)?;
+    ensure!(complete_since(&site)? > Some(before), "what was removed meanwhile is not told");
 
     site.world.delete(heard)?;
     until_step(&site, heard, "seen")?;
@@ -75,6 +80,7 @@ fn rules() -> anyhow::Result<()> {
     site.until("the proxy to be gone", || Ok(state(&site.agent)?.0 == "unsupported"))?;
     let (_, why) = state(&site.agent)?;
     ensure!(why.contains("hairpin-connections") && why.contains("traffic tail"), "{why}");
+    ensure!(complete_since(&site)?.is_none(), "nothing is followed");
 
     let sum = site.metrics()?.sum(&format!("{STAGE}_sum"), &[&workload("web"), LOCAL]);
     let Site { agent, world } = site;
@@ -83,8 +89,26 @@ fn rules() -> anyhow::Result<()> {
     let log = fs::read_to_string(world.node().directory().join("rules.jsonl"))?;
     let lag = held_against_the_proxy(&world, &log, slow, noticed)? + removal(&log, heard)?;
     ensure!((sum - lag).abs() < 1e-6, "{sum} s in the metric, {lag} s in the log");
-    not_allowed(&world)?;
+    not_followed(&world, &NO_NET_ADMIN, "CAP_NET_ADMIN")?;
+    not_followed(&world, &[], "hairpin-connections")?;
     world.shutdown()
+}
+
+/// This pod's endpoints alone are among the removed, each once. Since when every one of them would be.
+fn removed(site: &Site, pod: &PodRef) -> anyhow::Result<String> {
+    let listing = site.agent.api("/api/v1/removed-endpoints")?;
+    let items = listing["items"].as_array().context("no items")?;
+    let found: BTreeSet<_> =
+        items.iter().map(|item| (item["address"].to_string(), item["port"].to_string())).collect();
+    let own = |address: &IpAddr| (format!("\"{address}\""), "8080".to_owned());
+    let wanted: BTreeSet<_> = site.world.addresses(pod)?.iter().map(own).collect();
+    ensure!(found == wanted && items.len() == wanted.len(), "{listing:#}");
+    complete_since(site)?.context("the rules are followed")
+}
+
+fn complete_since(site: &Site) -> anyhow::Result<Option<String>> {
+    let listing = site.agent.api("/api/v1/removed-endpoints")?;
+    Ok(listing["complete_since"].as_str().map(str::to_owned))
 }
 
 /// The steps, the anomalies, and how many lags were measured.
@@ -198,13 +222,17 @@ fn state(agent: &Agent) -> anyhow::Result<(String, String)> {
     Ok((text("state"), text("why")))
 }
 
-/// An agent without the capability says what it lacks, and does all else.
-fn not_allowed(world: &World) -> anyhow::Result<()> {
-    let mut agent = Agent::start_through(world, &NO_NET_ADMIN, &program()?, &FLAGS)?;
+/// An agent that cannot follow the rules says why, and does all else: without the capability, and where there is no set.
+fn not_followed(world: &World, wrapper: &[&str], expected: &str) -> anyhow::Result<()> {
+    let mut agent = Agent::start_through(world, wrapper, &program()?, &FLAGS)?;
     agent.wait_ready(SOON)?;
-    let (state, why) = state(&agent)?;
-    ensure!(state == "unsupported" && why.contains("CAP_NET_ADMIN"), "{state}: {why}");
+    wait_for("the reason", SOON, || Ok(state(&agent)?.0 == "unsupported"))?;
+    let (_, why) = state(&agent)?;
+    ensure!(why.contains(expected), "{why}");
     let (_, report) = agent.get("/readyz?verbose")?;
-    ensure!(report.contains("[+]proxy-rules ok: degraded: unsupported: CAP_NET_ADMIN"), "{report}");
+    ensure!(
+        report.contains("[+]proxy-rules ok: degraded: unsupported: ") && report.contains(expected),
+        "{report}"
+    );
     agent.terminate(SOON).map(drop)
 }

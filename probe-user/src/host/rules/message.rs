@@ -1,5 +1,6 @@
 //! What of an nf_tables message matters here: the elements of kube-proxy's set `hairpin-connections`, which has one for
-//! each endpoint on this node that connections are sent to. Bytes in, values out; no socket, no memory of what was before.
+//! each endpoint on this node that connections are sent to, and of the anonymous maps from which its rules choose among
+//! the endpoints of a Service's port. Bytes in, values out; no socket, no memory of what was before.
 //!
 //! The layout is of linux/netfilter/nf_tables.h and linux/netlink.h: attributes within attributes, headers in the host's
 //! byte order, addresses and ports as on the wire.
@@ -11,6 +12,9 @@ use thiserror::Error;
 const TABLE: &[u8] = b"kube-proxy\0";
 /// Its set of (address, address, protocol, port); kube-proxy before 1.36 left out the last two.
 const SET: &[u8] = b"hairpin-connections\0";
+
+/// What the names of anonymous maps begin with.
+const MAP: &[u8] = b"__map";
 
 /// Bytes of a message's header (struct nlmsghdr), and of what each of nf_tables begins with (struct nfgenmsg).
 const HEADER: usize = 16;
@@ -27,6 +31,7 @@ const NLM_F_DUMP_INTR: u16 = 0x10;
 const SUBSYSTEM: u16 = 10 << 8;
 const DELTABLE: u16 = SUBSYSTEM | 2;
 const NEWSET: u16 = SUBSYSTEM | 9;
+const GETSET: u16 = SUBSYSTEM | 10;
 const DELSET: u16 = SUBSYSTEM | 11;
 const NEWSETELEM: u16 = SUBSYSTEM | 12;
 const GETSETELEM: u16 = SUBSYSTEM | 13;
@@ -34,7 +39,7 @@ const DELSETELEM: u16 = SUBSYSTEM | 14;
 const NEWGEN: u16 = SUBSYSTEM | 15;
 
 /// Attributes: of a set and of a list of elements the first is the table and the second the set's name; of a table the
-/// first is its name; of an element the first is its key, and of that the first its bytes.
+/// first is its name; of an element the first is its key and the second its value, and of those the first the bytes.
 const FIRST: u16 = 1;
 const SECOND: u16 = 2;
 const ELEMENTS: u16 = 3;
@@ -87,6 +92,12 @@ pub(crate) enum Message {
     Came(Vec<Element>),
     /// Elements went.
     Went(Vec<Element>),
+    /// A map was made.
+    MapMade(Family, String),
+    /// A map was removed.
+    MapRemoved(Family, String),
+    /// Elements came into a map.
+    Mapped(Family, String, Vec<Element>),
     /// All messages before it are one transaction, and it is in force.
     Committed,
     /// An answer ends here; not with all that there is, if the rules changed meanwhile.
@@ -102,20 +113,35 @@ pub(crate) enum Message {
 #[error("not a netlink message")]
 pub(crate) struct Malformed;
 
-/// The request for all elements of a family's set.
+/// The request for all elements of kube-proxy's set.
 pub(crate) fn request(family: Family) -> Vec<u8> {
+    dump(GETSETELEM, family, &[TABLE, SET])
+}
+
+/// The request for the names of all sets and maps of the table.
+pub(crate) fn request_names(family: Family) -> Vec<u8> {
+    dump(GETSET, family, &[TABLE])
+}
+
+/// The request for all elements of a map.
+pub(crate) fn request_map(family: Family, name: &str) -> Vec<u8> {
+    dump(GETSETELEM, family, &[TABLE, &[name.as_bytes(), &[0]].concat()])
+}
+
+/// A request with these names as its first attributes.
+fn dump(kind: u16, family: Family, names: &[&[u8]]) -> Vec<u8> {
     let mut message = vec![0; HEADER];
     message.extend([family.number(), 0, 0, 0]);
-    for (kind, name) in [(FIRST, TABLE), (SECOND, SET)] {
+    for (kind, name) in [FIRST, SECOND].into_iter().zip(names) {
         let length = 4 + u16::try_from(name.len()).unwrap_or(u16::MAX);
         message.extend(length.to_ne_bytes());
         message.extend(kind.to_ne_bytes());
-        message.extend(name);
+        message.extend(*name);
         message.resize(message.len().next_multiple_of(4), 0);
     }
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
     message[..4].copy_from_slice(&length.to_ne_bytes());
-    message[4..6].copy_from_slice(&GETSETELEM.to_ne_bytes());
+    message[4..6].copy_from_slice(&kind.to_ne_bytes());
     message[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
     message
 }
@@ -151,15 +177,49 @@ fn message(bytes: &[u8]) -> Result<Message, Malformed> {
         return Ok(Message::Other);
     };
     let body = &body[GENERAL..];
-    let is_ours =
-        attribute(body, FIRST)? == Some(TABLE) && (kind == DELTABLE || attribute(body, SECOND)? == Some(SET));
+    if attribute(body, FIRST)? != Some(TABLE) {
+        return Ok(Message::Other);
+    }
+    if kind == DELTABLE {
+        return Ok(Message::SetRemoved(family));
+    }
+    let name = attribute(body, SECOND)?.unwrap_or_default();
+    if name.starts_with(MAP) {
+        return map_message(kind, family, name, body);
+    }
     Ok(match kind {
-        _ if !is_ours => Message::Other,
+        _ if name != SET => Message::Other,
         NEWSET => Message::SetMade(family),
+        DELSET => Message::SetRemoved(family),
         NEWSETELEM => Message::Came(elements(body, family)?),
-        DELSETELEM => Message::Went(elements(body, family)?),
-        _ => Message::SetRemoved(family),
+        _ => Message::Went(elements(body, family)?),
     })
+}
+
+/// Of a map: nothing but a whole map ever goes.
+fn map_message(kind: u16, family: Family, name: &[u8], body: &[u8]) -> Result<Message, Malformed> {
+    let name = String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned();
+    Ok(match kind {
+        NEWSET => Message::MapMade(family, name),
+        DELSET => Message::MapRemoved(family, name),
+        NEWSETELEM => Message::Mapped(family, name, mapped(body, family)?),
+        _ => Message::Other,
+    })
+}
+
+/// Endpoints that the elements of a map lead to; those that lead to a chain are left out.
+fn mapped(body: &[u8], family: Family) -> Result<Vec<Element>, Malformed> {
+    let mut elements = Vec::new();
+    for one in attributes(attribute(body, ELEMENTS)?.unwrap_or_default()) {
+        let (_, one) = one?;
+        let value = attribute(attribute(one, SECOND)?.unwrap_or_default(), FIRST)?;
+        elements.extend(value.and_then(|value| {
+            let (address, rest) = address(value, family)?;
+            let port = rest.first_chunk().map(|port| u16::from_be_bytes(*port))?;
+            Some(Element { address, port: Some(port) })
+        }));
+    }
+    Ok(elements)
 }
 
 /// TCP endpoints of a list of elements.
@@ -175,23 +235,29 @@ fn elements(body: &[u8], family: Family) -> Result<Vec<Element>, Malformed> {
 
 /// Each part of a key takes a multiple of four bytes.
 fn element(key: &[u8], family: Family) -> Option<Element> {
-    let (address, rest) = match family {
-        Family::V4 => {
-            let (address, rest) = key.split_first_chunk::<4>()?;
-            (IpAddr::V4(Ipv4Addr::from(*address)), rest.get(4..)?)
-        }
-        Family::V6 => {
-            let (address, rest) = key.split_first_chunk::<16>()?;
-            (IpAddr::V6(Ipv6Addr::from(*address)), rest.get(16..)?)
-        }
-    };
+    let (own, rest) = address(key, family)?;
+    let (_, rest) = address(rest, family)?;
     match *rest {
-        [] => Some(Element { address, port: None }),
+        [] => Some(Element { address: own, port: None }),
         [IPPROTO_TCP, _, _, _, high, low, ..] => {
-            Some(Element { address, port: Some(u16::from_be_bytes([high, low])) })
+            Some(Element { address: own, port: Some(u16::from_be_bytes([high, low])) })
         }
         _ => None,
     }
+}
+
+/// An address and what follows it.
+fn address(bytes: &[u8], family: Family) -> Option<(IpAddr, &[u8])> {
+    Some(match family {
+        Family::V4 => {
+            let (address, rest) = bytes.split_first_chunk::<4>()?;
+            (IpAddr::V4(Ipv4Addr::from(*address)), rest)
+        }
+        Family::V6 => {
+            let (address, rest) = bytes.split_first_chunk::<16>()?;
+            (IpAddr::V6(Ipv6Addr::from(*address)), rest)
+        }
+    })
 }
 
 /// The first attribute of this type.

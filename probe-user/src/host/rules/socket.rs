@@ -1,7 +1,7 @@
 //! Netlink sockets of nf_tables in the agent's own network namespace, which is the node's: one that hears of each
 //! transaction, and one to ask for what is there.
 
-use super::message::{Family, Malformed, Message, messages, request};
+use super::message::{Malformed, Message, messages};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
@@ -82,8 +82,17 @@ impl Socket {
 
     /// The messages of the next datagram; `None` if none came in a second.
     pub(crate) fn receive(&mut self) -> Result<Option<Vec<Message>>, SocketError> {
+        self.receive_with(MsgFlags::empty())
+    }
+
+    /// The same without waiting.
+    pub(crate) fn receive_now(&mut self) -> Result<Option<Vec<Message>>, SocketError> {
+        self.receive_with(MsgFlags::MSG_DONTWAIT)
+    }
+
+    fn receive_with(&mut self, flags: MsgFlags) -> Result<Option<Vec<Message>>, SocketError> {
         // MSG_TRUNC: the datagram's own length, whatever the buffer took.
-        match recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
+        match recv(self.fd.as_raw_fd(), &mut self.buffer, flags | MsgFlags::MSG_TRUNC) {
             Ok(length) => Ok(Some(messages(self.buffer.get(..length).ok_or(SocketError::Overrun)?)?)),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
             Err(error) => Err(error.into()),
@@ -91,11 +100,11 @@ impl Socket {
     }
 }
 
-/// What there is in a family's set; `None` without the set.
-pub(crate) fn read(family: Family) -> Result<Option<Vec<Message>>, SocketError> {
+/// The answer to a request; `None` without the set or table that it asks for.
+pub(crate) fn ask(request: &[u8]) -> Result<Option<Vec<Message>>, SocketError> {
     for _ in 0..TRIES {
         let mut socket = Socket::open(0)?;
-        send(socket.fd.as_raw_fd(), &request(family), MsgFlags::empty())?;
+        send(socket.fd.as_raw_fd(), request, MsgFlags::empty())?;
         match answer(&mut socket)? {
             Answer::Whole(found) => return Ok(Some(found)),
             Answer::None => return Ok(None),
@@ -124,6 +133,9 @@ fn answer(socket: &mut Socket) -> Result<Answer, SocketError> {
                 | Message::SetRemoved(_)
                 | Message::Came(_)
                 | Message::Went(_)
+                | Message::MapMade(..)
+                | Message::MapRemoved(..)
+                | Message::Mapped(..)
                 | Message::Committed
                 | Message::Other => found.push(message),
             }

@@ -49,7 +49,12 @@ impl Table {
             Message::Came(elements) => self.note(elements, true),
             Message::Went(elements) => self.note(elements, false),
             Message::Committed => return self.commit(),
-            Message::Done { .. } | Message::Refused(_) | Message::Other => {}
+            Message::MapMade(..)
+            | Message::MapRemoved(..)
+            | Message::Mapped(..)
+            | Message::Done { .. }
+            | Message::Refused(_)
+            | Message::Other => {}
         }
         if self.pending.len() > ELEMENTS { Err(Full) } else { Ok(Vec::new()) }
     }
