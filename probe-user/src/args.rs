@@ -163,6 +163,13 @@ pub struct AgentArgs {
     /// Size of the ring buffer for kernel records; a full ring loses evidence, never a count
     #[arg(long, env = "DRAINSCOPE_RING_BYTES", value_name = "BYTES", default_value_t = RING_BYTES)]
     pub ring_bytes: u32,
+    /// Follow the rules of this node's service proxy (kube-proxy's nftables mode); takes CAP_NET_ADMIN
+    #[arg(long, env = "DRAINSCOPE_PROXY_RULES", value_name = "BOOL", default_value_t = false,
+          num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub proxy_rules: bool,
+    /// Most that the kernel keeps of notifications of these rules; beyond it they are lost, and read anew
+    #[arg(long, env = "DRAINSCOPE_PROXY_RULES_BYTES", value_name = "BYTES", default_value_t = 8 << 20)]
+    pub proxy_rules_bytes: usize,
     /// Log.
     #[command(flatten)]
     pub log: LogArgs,

@@ -22,6 +22,10 @@ const RING_MIN: u32 = 64 << 10;
 /// Largest: room for 700,000 lost requests between two turns of the driver.
 const RING_MAX: u32 = 64 << 20;
 
+/// Least and most `--proxy-rules-bytes`: a notification, and what a full sync of ten thousand Services takes.
+const RULES_MIN: usize = 4 << 10;
+const RULES_MAX: usize = 64 << 20;
+
 /// A flag that makes no sense; the agent exits with status 2.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ConfigError {
@@ -88,6 +92,8 @@ pub struct Config {
     pub grace: Duration,
     /// Bytes of the ring buffer for kernel records.
     pub ring_bytes: u32,
+    /// How much the kernel keeps of notifications of the service proxy's rules, if they are followed.
+    pub proxy_rules: Option<usize>,
     /// Kernel programs log too.
     pub kernel_log: bool,
 }
@@ -120,6 +126,10 @@ impl Config {
             series_ttl: duration("--series-ttl", args.series_ttl, Duration::from_secs(1))?,
             grace: duration("--grace", args.grace, Duration::ZERO)?,
             ring_bytes: ring_bytes(args.ring_bytes)?,
+            proxy_rules: args
+                .proxy_rules
+                .then(|| within("--proxy-rules-bytes", args.proxy_rules_bytes, RULES_MIN, RULES_MAX))
+                .transpose()?,
             kernel_log: args.log.log_level >= LogLevel::Debug,
         })
     }

@@ -9,6 +9,7 @@ pub mod server;
 pub mod status;
 
 use crate::driver::Links;
+use crate::host::rules::Watched;
 use crate::kernel::{Heritage, Hook};
 use crate::kube::table::WatchTable;
 use axum::Router;
@@ -45,6 +46,8 @@ pub struct App {
     pub links: Links,
     /// Health of the watches.
     pub table: Arc<WatchTable>,
+    /// Whether the service proxy's rules are followed.
+    pub rules: Watched,
     /// What was found at the start.
     pub start: Arc<Start>,
 }
@@ -62,6 +65,7 @@ pub fn private(app: App) -> Router {
         .route("/api/v1/terminations/{namespace}/{pod}", get(api::termination))
         .route("/api/v1/restarts", get(api::restarts))
         .route("/api/v1/advice", get(api::advice))
+        .route("/api/v1/removed-endpoints", get(api::removed_endpoints))
         .route("/api/v1/record", get(record::record));
     finished(routes, app)
 }

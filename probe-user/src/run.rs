@@ -6,6 +6,7 @@ use crate::clock::mono_now;
 use crate::config::Config;
 use crate::driver::{Driver, Links, Parts};
 use crate::host::cgroup::{self, Hierarchy};
+use crate::host::rules::{self, Watched};
 use crate::http::{self, App, Start, server};
 use crate::journal::Journal;
 use crate::kernel::{Kernel, KernelConfig, PinError, Pins};
@@ -50,6 +51,9 @@ pub enum RunError {
         /// Why.
         error: io::Error,
     },
+    /// A thread cannot be had.
+    #[error("a thread cannot be started: {0}")]
+    Thread(io::Error),
     /// Signals cannot be received.
     #[error("signals cannot be received: {0}")]
     Signals(io::Error),
@@ -215,7 +219,12 @@ pub async fn start(
     sources.spawn(Watch::pods(shared.clone(), &config.node_name, wanted).remembering(pods).run());
     sources.spawn(async move { namespaces::run(shared, namespaces, LINGER, &known).await });
 
-    let app = App { links: links.clone(), table: Arc::clone(&table), start: Arc::new(start) };
+    let rules = Watched::default();
+    if let Some(bytes) = config.proxy_rules {
+        rules::start(links.sink.clone(), rules.clone(), bytes).map_err(RunError::Thread)?;
+    }
+
+    let app = App { links: links.clone(), table: Arc::clone(&table), rules, start: Arc::new(start) };
     let mut servers = JoinSet::new();
     servers.spawn(server::serve(
         public,

@@ -52,6 +52,8 @@ mod restart;
 mod reuse;
 #[path = "agent/rubbish.rs"]
 mod rubbish;
+#[path = "agent/rules.rs"]
+mod rules;
 #[path = "agent/site.rs"]
 mod site;
 #[path = "agent/starved.rs"]
@@ -111,6 +113,7 @@ fn main() -> ExitCode {
         bad_input::trials(),
         inits::trials(),
         rubbish::trials(),
+        rules::trials(),
         own_end::trials(),
         limited::trials(),
         overflow::trials(),

@@ -88,4 +88,7 @@ scenarios! {
     prestop_ends_the_server
     overflow_without_clients
     protocol_hints
+    slow_proxy
+    rules_missed
+    address_taken_over
 }

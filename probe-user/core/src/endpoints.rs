@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// A change of conditions up to so long before the deletion was seen is taken for its effect: the two come by different
 /// watches.
-const WATCH_SKEW_NS: u64 = 1_000_000_000;
+pub(crate) const WATCH_SKEW_NS: u64 = 1_000_000_000;
 
 /// What all slices of one service say of one pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -181,7 +181,17 @@ impl<'a> End<'a> {
 
     /// A stage of the endpoint's removal.
     pub(crate) fn endpoint(&self, stage: Stage) -> Option<Mono> {
-        reached(self.pod.services.values(), stage, self.episode.seen.unwrap_or(self.episode.began))
+        reached(self.pod.services.values(), stage, self.since())
+    }
+
+    /// When this node's service proxy had taken it out of its rules.
+    pub(crate) fn programmed(&self) -> Option<Mono> {
+        self.pod.routes.programmed(self.since())
+    }
+
+    /// What its endpoint's removal is the effect of.
+    pub(crate) fn since(&self) -> Mono {
+        self.episode.seen.unwrap_or(self.episode.began)
     }
 
     /// Its counters.
@@ -219,7 +229,7 @@ impl<'a> End<'a> {
             Some(WatchHealth::Ended) => true,
             Some(WatchHealth::Broken) | None => false,
         };
-        if is_termination && !is_out {
+        if is_termination && (!is_out || self.pod.routes.is_used()) {
             return Plan::Until(cap, over);
         }
         let counters = self.counters();
@@ -228,6 +238,7 @@ impl<'a> End<'a> {
             self.endpoint(Stage::NotReady),
             self.endpoint(Stage::Unserving),
             self.endpoint(Stage::Gone),
+            self.programmed(),
             Some(Mono(counters.last_new_ns)),
             self.pod.evidence.last,
         ];

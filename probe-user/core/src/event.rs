@@ -48,6 +48,18 @@ pub enum Fact {
         /// Namespace and name.
         key: Key,
     },
+    /// This node's service proxy began, or ceased, to send new connections to an address, on whatever port.
+    Rules {
+        /// A pod's address.
+        address: IpAddr,
+        /// Began, else ceased.
+        used: bool,
+    },
+    /// All addresses to which it sends them, read anew: changes before it may have been missed.
+    RulesRead {
+        /// Pods' addresses.
+        addresses: Vec<IpAddr>,
+    },
     /// A watch changed its health.
     Watch {
         /// Which resource.
@@ -152,6 +164,8 @@ impl Fact {
             | Self::ServiceGone { .. }
             | Self::Slice(_)
             | Self::SliceGone { .. }
+            | Self::Rules { .. }
+            | Self::RulesRead { .. }
             | Self::Watch { .. }
             | Self::Cgroup { .. }
             | Self::CgroupGone { .. }
@@ -432,11 +446,13 @@ pub enum Anomaly {
     KernelSilent,
     /// The kernel side does not have a slot or container that it was told to watch: its counts begin anew.
     SlotLost,
+    /// Notifications of the service proxy's rules were lost: they were read anew.
+    RulesMissed,
 }
 
 impl Anomaly {
     /// Every kind, in their order.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::BadRecord,
         Self::BadObject,
         Self::BadCgroup,
@@ -453,6 +469,7 @@ impl Anomaly {
         Self::TooMany,
         Self::KernelSilent,
         Self::SlotLost,
+        Self::RulesMissed,
     ];
 
     /// The label value, and the name in a termination's `anomalies`.
@@ -474,6 +491,7 @@ impl Anomaly {
             Self::TooMany => "too_many",
             Self::KernelSilent => "kernel_silent",
             Self::SlotLost => "slot_lost",
+            Self::RulesMissed => "rules_missed",
         }
     }
 }

@@ -20,6 +20,7 @@ mod pods;
 mod ports;
 mod reorder;
 mod report;
+mod routes;
 pub mod saved;
 mod series;
 mod slots;

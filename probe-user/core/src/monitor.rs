@@ -9,6 +9,7 @@ mod adopt;
 mod api;
 mod kernel;
 mod output;
+mod rules;
 mod saved;
 mod settle;
 mod table;
@@ -90,6 +91,8 @@ pub struct Monitor {
     addresses: BTreeMap<IpAddr, PodIx>,
     /// Addresses of the node itself, as its hostNetwork pods have them.
     node_addresses: BTreeSet<IpAddr>,
+    /// Addresses to which this node's service proxy sends new connections.
+    rules: BTreeSet<IpAddr>,
     totals: Totals,
     terminations: History<Termination>,
     restarts: History<Restart>,
@@ -120,6 +123,7 @@ impl Monitor {
             indexes: Indexes::new(limits.containers),
             addresses: BTreeMap::new(),
             node_addresses: BTreeSet::new(),
+            rules: BTreeSet::new(),
             totals: Totals::new(limits.series),
             terminations: History::new(limits.history),
             restarts: History::new(limits.history),
@@ -275,6 +279,8 @@ impl Monitor {
             Fact::ServiceGone { key } => self.handle_service_gone(at, &key),
             Fact::Slice(slice) => self.handle_slice(at, slice),
             Fact::SliceGone { key } => self.handle_slice_gone(at, &key),
+            Fact::Rules { address, used } => self.handle_rules(at, address, used),
+            Fact::RulesRead { addresses } => self.handle_rules_read(at, &addresses),
             Fact::Watch { watch, namespace, health } => self.handle_watch(at, watch, namespace, health),
             Fact::Cgroup { id, pod_uid, container_id } => self.handle_cgroup(at, id, &pod_uid, &container_id),
             Fact::CgroupGone { id } => self.handle_cgroup_gone(at, id),
@@ -335,7 +341,7 @@ impl Monitor {
             | Anomaly::QueueFull
             | Anomaly::KernelSilent
             | Anomaly::TooMany => self.trouble_all(kind.name()),
-            // These touch one pod, which says so itself, or none.
+            // These touch single pods, which say so themselves, or none.
             Anomaly::SlotsFull
             | Anomaly::ContainersFull
             | Anomaly::StaleSlot
@@ -343,7 +349,8 @@ impl Monitor {
             | Anomaly::EvidenceDropped
             | Anomaly::HistoryDropped
             | Anomaly::ClockStep
-            | Anomaly::SlotLost => {}
+            | Anomaly::SlotLost
+            | Anomaly::RulesMissed => {}
         }
     }
 

@@ -5,6 +5,7 @@ use crate::episode::Episode;
 use crate::event::{Loss, Pod};
 use crate::ledger::Ledger;
 use crate::ports::PortUse;
+use crate::routes::Routes;
 use crate::slots::PodIx;
 use crate::time::Mono;
 use crate::totals::WorkloadIx;
@@ -167,6 +168,8 @@ pub(crate) struct PodState {
     pub(crate) services: BTreeMap<String, Membership>,
     /// Since when the service proxy sends traffic to it although it is terminating.
     pub(crate) fallback: Option<Mono>,
+    #[serde(default)]
+    pub(crate) routes: Routes,
     pub(crate) containers: Vec<Container>,
     pub(crate) listeners: Vec<Unlisten>,
     pub(crate) ledger: Ledger,
@@ -205,6 +208,7 @@ impl PodState {
             served: false,
             services: BTreeMap::new(),
             fallback: None,
+            routes: Routes::default(),
             containers: Vec::new(),
             listeners: Vec::new(),
             ledger: Ledger::default(),

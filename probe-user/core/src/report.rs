@@ -2,7 +2,7 @@
 
 use crate::endpoints::Stage;
 use crate::episode::End;
-use crate::event::Workload;
+use crate::event::{Anomaly, Workload};
 use crate::pods::Container;
 use crate::ports::PortUse;
 use crate::termination::{
@@ -71,8 +71,10 @@ pub(crate) fn report(end: End<'_>, scope: Scope<'_>, state: State, node: &str) -
         evidence: evidence(end),
         evidence_dropped: end.pod.evidence.dropped,
         evidence_refused: counters.evidence_refused,
-        // A bound on detail touches no count and no step.
-        complete: troubles.iter().all(|trouble| *trouble == "evidence_dropped"),
+        // A bound on detail touches no count and no step; a step whose moment is not known is left out.
+        complete: troubles
+            .iter()
+            .all(|trouble| ["evidence_dropped", "rules_missed"].contains(&trouble.as_ref())),
         anomalies: troubles,
         began: end.episode.began,
         began_wall: wall(end, end.episode.began),
@@ -142,6 +144,7 @@ fn troubles(end: End<'_>, state: State, counters: &Counters) -> Vec<Name> {
     add(counters.evidence_refused > 0, "evidence_refused");
     add(counters.closed_refused > 0, "closed_refused");
     add(end.pod.evidence.dropped > 0, "evidence_dropped");
+    add(end.pod.routes.is_missed(end.since()), Anomaly::RulesMissed.name());
     if matches!(state, State::Ended) {
         add(end.pod.was_watched && end.pod.ledger.read_at().is_none(), "no_reading");
         add(counters.evidence > end.pod.evidence.received, "evidence_missing");
@@ -210,6 +213,7 @@ fn timeline(end: End<'_>, scope: Scope<'_>) -> Vec<TimelineStep> {
             | Step::SliceUnserving
             | Step::SliceGone
             | Step::Gone => (StepSource::Api, None),
+            Step::Programmed => (StepSource::NfTables, None),
             Step::StopSignal
             | Step::ListenerClosed
             | Step::LastNewConnection
@@ -244,6 +248,7 @@ fn timeline(end: End<'_>, scope: Scope<'_>) -> Vec<TimelineStep> {
         add(Step::SliceNotReady, end.endpoint(Stage::NotReady), None, None);
         add(Step::SliceUnserving, end.endpoint(Stage::Unserving), None, None);
         add(Step::SliceGone, end.endpoint(Stage::Gone), None, None);
+        add(Step::Programmed, end.programmed(), None, None);
         add(Step::Gone, end.pod.gone, None, None);
     }
     let counters = end.counters();

@@ -30,7 +30,8 @@ pub(crate) const SIGNAL_TO_EXIT: usize = 2;
 pub(crate) const REMOVAL: usize = 3;
 /// Histogram: deletion seen to slices.
 pub(crate) const STAGE_API: usize = 4;
-const STAGE_PROGRAMMED: usize = 5;
+/// Histogram: deletion seen to this node's service proxy's rules.
+pub(crate) const STAGE_PROGRAMMED: usize = 5;
 /// Histogram: deletion seen to last new connection, as a stage.
 pub(crate) const STAGE_TRAFFIC: usize = 6;
 /// Histogram: deletion seen to last new connection.

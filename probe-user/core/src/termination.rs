@@ -102,6 +102,8 @@ pub enum Step {
     SliceUnserving,
     /// In no slice any more.
     SliceGone,
+    /// This node's service proxy sends nothing to it any more.
+    Programmed,
     /// The stop signal.
     StopSignal,
     /// The last listener on a port closed.
@@ -126,6 +128,8 @@ pub enum StepSource {
     Kernel,
     /// An API watch, at its receipt.
     Api,
+    /// A notification of nf_tables, at its receipt.
+    NfTables,
 }
 
 /// Namespace, name and uid of a pod.

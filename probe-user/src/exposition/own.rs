@@ -3,6 +3,7 @@
 
 use crate::driver::query::KernelNow;
 use crate::host::process::ProcessStats;
+use crate::host::rules::State;
 use crate::kernel::{Hook, HookState};
 use crate::kube::table::kind_name;
 use probe_core::event::WatchKind;
@@ -20,6 +21,8 @@ pub struct Own<'a> {
     pub hooks: &'a [Hook],
     /// Why cgroups cannot be followed.
     pub cgroup_error: Option<&'a str>,
+    /// Whether the service proxy's rules are followed.
+    pub rules: State,
     /// All watches are in sync, and some are there.
     pub api_in_sync: bool,
     /// A first list came in.
@@ -38,6 +41,8 @@ impl Own<'_> {
         feature(&mut out, "kernel_programs", kernel, whole);
         feature(&mut out, "cgroups", self.cgroup_error.is_none(), self.cgroup_error.is_none());
         feature(&mut out, "kubernetes_api", self.api_seen, self.api_in_sync);
+        let rules = self.rules == State::Active;
+        feature(&mut out, "proxy_rules", rules, rules || self.rules == State::Disabled);
         for hook in self.hooks {
             let active = hook.state == HookState::Active;
             feature(&mut out, hook.program, active, active);

@@ -94,6 +94,11 @@ pub async fn advice(State(app): State<App>, asked: Asked) -> Response {
     }
 }
 
+/// GET /api/v1/removed-endpoints: what this node's service proxy ceased to send connections to.
+pub async fn removed_endpoints(State(app): State<App>) -> Response {
+    json_response(StatusCode::OK, &app.rules.removals())
+}
+
 /// GET /api/v1/terminations/{namespace}/{pod}: the newest of that name.
 pub async fn termination(
     State(app): State<App>,

@@ -2,6 +2,7 @@
 //! goes round. Ready: hooks are attached or degraded by name, and the first API lists are in.
 
 use super::{App, Start};
+use crate::host::rules;
 use crate::kernel::HookState;
 use crate::kube::table::kind_name;
 use axum::extract::{RawQuery, State};
@@ -24,7 +25,11 @@ pub async fn livez(State(app): State<App>, RawQuery(query): RawQuery) -> Respons
 
 /// GET /readyz.
 pub async fn readyz(State(app): State<App>, RawQuery(query): RawQuery) -> Response {
-    report("readyz", &[driver(&app), kernel(&app.start), cgroups(&app.start), lists(&app)], query.as_deref())
+    report(
+        "readyz",
+        &[driver(&app), kernel(&app.start), cgroups(&app.start), proxy_rules(&app), lists(&app)],
+        query.as_deref(),
+    )
 }
 
 fn driver(app: &App) -> Check {
@@ -51,6 +56,17 @@ fn kernel(start: &Start) -> Check {
 fn cgroups(start: &Start) -> Check {
     let missing: Vec<String> = start.cgroup_error.iter().cloned().collect();
     Check { name: "cgroups", ok: true, note: degraded(&missing) }
+}
+
+/// Ready either way.
+fn proxy_rules(app: &App) -> Check {
+    let note = match app.rules.state() {
+        rules::State::Active => String::new(),
+        rules::State::Disabled => "disabled".to_owned(),
+        rules::State::Unsupported(why) => format!("degraded: unsupported: {why}"),
+        rules::State::Failed(why) => format!("degraded: failed: {why}"),
+    };
+    Check { name: "proxy-rules", ok: true, note }
 }
 
 fn degraded(missing: &[String]) -> String {

@@ -44,6 +44,7 @@ fn own_series(app: &App) -> Vec<Series> {
         kernel_error: app.start.kernel_error.as_deref(),
         hooks: &app.start.hooks,
         cgroup_error: app.start.cgroup_error.as_deref(),
+        rules: app.rules.state(),
         api_in_sync: !states.is_empty() && states.iter().all(|(_, state)| state.synced),
         api_seen: states.iter().any(|(_, state)| state.ever_synced),
         lags: app.table.lags(mono_now()),

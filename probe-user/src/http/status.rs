@@ -3,9 +3,10 @@
 use super::{App, Start, error, json_response};
 use crate::clock::mono_now;
 use crate::exposition::own::VERSION;
+use crate::host::rules::State;
 use crate::kernel::{Heritage, HookState};
 use crate::kube::table::kind_name;
-use axum::extract::State;
+use axum::extract;
 use axum::http::StatusCode;
 use axum::response::Response;
 use probe_core::snapshot::{Series, Value as Number};
@@ -15,7 +16,7 @@ use serde_json::{Map, Value, json};
 const LOSSES: [&str; 4] = ["anomalies", "attribution_failures", "ebpf_events_lost", "series_dropped"];
 
 /// GET /status.
-pub async fn status(State(app): State<App>) -> Response {
+pub async fn status(extract::State(app): extract::State<App>) -> Response {
     let observation = match app.links.handle.observe().await {
         Ok(observation) => observation,
         Err(why) => return error(StatusCode::SERVICE_UNAVAILABLE, why),
@@ -63,6 +64,7 @@ pub async fn status(State(app): State<App>) -> Response {
             },
             "cgroups": {"state": if start.cgroup_error.is_some() { "failed" } else { "active" }, "why": start.cgroup_error},
             "pins": pins(start),
+            "proxy_rules": proxy_rules(&app.rules.state()),
             "hooks": hooks,
             "sources": sources,
             "ring_records": kernel.records,
@@ -88,6 +90,16 @@ fn pins(start: &Start) -> Value {
         Heritage::Foreign(why) => ("foreign", Some(why.as_str())),
     };
     json!({"state": "active", "directory": directory, "heritage": heritage, "why": why})
+}
+
+fn proxy_rules(state: &State) -> Value {
+    let (state, why) = match state {
+        State::Active => return json!({"state": "active", "why": null}),
+        State::Disabled => ("disabled", "--proxy-rules is not set"),
+        State::Unsupported(why) => ("unsupported", why.as_str()),
+        State::Failed(why) => ("failed", why.as_str()),
+    };
+    json!({"state": state, "why": format!("{why}; the traffic tail stands alone")})
 }
 
 fn state_of(state: &HookState) -> (&'static str, Option<&str>) {

@@ -7,6 +7,7 @@ use super::*;
 use crate::args::LogFormat;
 use crate::clock::mono_now;
 use crate::driver::{Driver, Parts};
+use crate::host::rules::Watched;
 use crate::journal::Journal;
 use crate::kernel::HookState;
 use probe_core::event::{ContainerStatus, Deletion, Event, Fact, Key, Pod, WatchHealth, WatchKind, Workload};
@@ -61,7 +62,7 @@ impl Servers {
             pins: None,
             pin_error: None,
         };
-        let app = App { links, table: Arc::default(), start: Arc::new(start) };
+        let app = App { links, table: Arc::default(), rules: Watched::default(), start: Arc::new(start) };
         let (stop, stopping) = watch::channel(false);
         runtime.spawn(driver.run(stopping.clone()));
         let listen = || runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a free port");
@@ -175,7 +176,7 @@ fn health_names_what_is_missing_and_turns_ready_with_the_first_lists() {
     let verbose = get(servers.public, "/readyz?verbose", "");
     let expected = "[+]driver ok\n\
          [+]kernel ok: degraded: kernel programs: built without kernel programs; tcp_send_reset: unsupported: before 6.10\n\
-         [+]cgroups ok\n[+]api-lists ok\nreadyz check passed\n";
+         [+]cgroups ok\n[+]proxy-rules ok: disabled\n[+]api-lists ok\nreadyz check passed\n";
     assert_eq!((verbose.status, verbose.text()), (200, expected));
 }
 

@@ -1,7 +1,7 @@
 //! From services and endpoint slices to nftables text: which endpoints are used, and the transaction that makes it so.
 //!
 //! Laid out like kube-proxy's nftables mode where it matters to an observer: table `kube-proxy`, one rule per service port that picks by an
-//! anonymous `numgen random` map, and the set `hairpin-connections` with one element per endpoint address in use.
+//! anonymous `numgen random` map, and the set `hairpin-connections` with one element per endpoint in use, as version 1.36 has it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -80,9 +80,9 @@ impl Rules {
         self.targets.push(Target { address, port: number, endpoints: chosen.into_keys().collect() });
     }
 
-    /// The addresses of all endpoints in use.
-    fn addresses(&self) -> BTreeSet<IpAddr> {
-        self.targets.iter().flat_map(|target| target.endpoints.iter().map(|(address, _)| *address)).collect()
+    /// All endpoints in use.
+    fn endpoints(&self) -> BTreeSet<(IpAddr, u64)> {
+        self.targets.iter().flat_map(|target| target.endpoints.iter().copied()).collect()
     }
 
     /// The transaction that turns the rules `before` into these.
@@ -116,13 +116,13 @@ impl Rules {
                 map.join(", ")
             )?;
         }
-        let (old, new) = (before.addresses(), self.addresses());
-        for (verb, addresses) in [("delete", old.difference(&new)), ("add", new.difference(&old))] {
-            for address in addresses {
+        let (old, new) = (before.endpoints(), self.endpoints());
+        for (verb, endpoints) in [("delete", old.difference(&new)), ("add", new.difference(&old))] {
+            for (address, port) in endpoints {
                 let family = family_of(*address);
                 writeln!(
                     text,
-                    "{verb} element {family} kube-proxy hairpin-connections {{ {address} . {address} }}"
+                    "{verb} element {family} kube-proxy hairpin-connections {{ {address} . {address} . tcp . {port} }}"
                 )?;
             }
         }
@@ -139,14 +139,14 @@ pub(super) fn skeleton() -> String {
     let table = |family: &str, kind: &str, pods: &str, services: &str| {
         format!(
             "table {family} kube-proxy {{
-  set hairpin-connections {{ type {kind} . {kind}; }}
+  set hairpin-connections {{ type {kind} . {kind} . inet_proto . inet_service; }}
   chain services {{ }}
   chain no-endpoints {{ }}
   chain nat-prerouting {{ type nat hook prerouting priority -100; jump services; }}
   chain nat-output {{ type nat hook output priority -100; jump services; }}
   chain nat-postrouting {{
     type nat hook postrouting priority 100;
-    {family} saddr . {family} daddr @hairpin-connections masquerade
+    {family} saddr . {family} daddr . meta l4proto . th dport @hairpin-connections masquerade
     # The pods share a bridge: without this, answers between pods would not come back through the node.
     ct status dnat {family} saddr {pods} {family} daddr {pods} masquerade
   }}
@@ -226,7 +226,9 @@ mod tests {
         let after = rules(&json!([endpoint("10.77.0.3", true, true, false)]));
         let text = after.transaction(&before).expect("text");
         assert!(
-            text.contains("delete element ip kube-proxy hairpin-connections { 10.77.0.2 . 10.77.0.2 }"),
+            text.contains(
+                "delete element ip kube-proxy hairpin-connections { 10.77.0.2 . 10.77.0.2 . tcp . 8080 }"
+            ),
             "{text}"
         );
         assert!(text.contains("numgen random mod 1 map { 0 : 10.77.0.3 . 8080 }"), "{text}");

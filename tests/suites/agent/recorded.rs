@@ -18,7 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn replayed() -> anyhow::Result<()> {
-    let mut site = Site::in_world(World::start(config())?, &["--log-format", "json"])?;
+    let mut site = Site::in_world(World::start(config())?, &["--log-format", "json", "--proxy-rules"])?;
     let whole = Recording::start(&site.world, &program()?, "whole.jsonl")?;
     let template = PodTemplate::testserver("web", &["--on-term", "exit"]);
     let mut deployment = site.deploy("web", 3, &template)?;
@@ -41,6 +41,10 @@ fn replayed() -> anyhow::Result<()> {
     let tally = load.stop()?;
     ensure!(failures(&tally.attempts) > 0, "nothing was lost");
     let settled = site.agent.wait_ended(&ends, SETTLING)?;
+    ensure!(
+        settled.iter().all(|end| end.step("programmed").is_some()),
+        "the proxy's rules were not heard: {settled:#?}"
+    );
     ensure!(settled.iter().all(|end| end.lost_total() > 0), "an end without losses shows less: {settled:#?}");
 
     let words = Words::last_of(&mut site.agent)?;

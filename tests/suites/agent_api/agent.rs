@@ -37,6 +37,7 @@ impl Agent {
             pin_dir: None,
             silence: Duration::from_secs(1),
             ring_bytes: 1 << 20,
+            proxy_rules: None,
             kernel_log: false,
         };
         let side = KernelSide::none("none in this test");

@@ -78,7 +78,7 @@ impl Monitor {
             return;
         }
         if !host_network && pod.terminal.is_none() {
-            self.update_addresses(pod, &old_addresses, is_deleting);
+            self.update_addresses(at, pod, &old_addresses, is_deleting);
         }
         for (port, port_use) in probe_ports.into_iter().chain(ports) {
             self.add_port(pod, port, port_use);

@@ -46,6 +46,8 @@ struct Saved {
     indexes: Indexes,
     addresses: BTreeMap<IpAddr, PodIx>,
     node_addresses: BTreeSet<IpAddr>,
+    #[serde(default)]
+    rules: BTreeSet<IpAddr>,
     totals: Totals,
     terminations: History<Termination>,
     restarts: History<Restart>,

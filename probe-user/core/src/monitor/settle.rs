@@ -152,11 +152,17 @@ impl Monitor {
         }
         // A change that a broken watch brought late is no measure of the control plane.
         let slice = end.endpoint(Stage::NotReady).filter(|_| !end.episode.troubles.contains("watch_gap"));
+        // What the proxy sends on purpose is no sign that it is slow.
+        let is_fallback = end.episode.fallback;
+        let programmed = end.programmed().filter(|_| !is_fallback).map(|at| at.since(seen));
+        if let Some(ns) = programmed {
+            self.totals.observe(workload, series::STAGE_PROGRAMMED, ns, self.now);
+        }
         if let Some(ns) = slice.map(|at| at.since(seen)) {
             self.totals.observe(workload, series::STAGE_API, ns, self.now);
-            // What the proxy sends on purpose is no sign that it still has the endpoint.
-            let tail = if end.episode.fallback { None } else { end.tail() };
-            self.totals.observe(workload, series::REMOVAL, ns.max(tail.unwrap_or(0)), self.now);
+            let last =
+                [Some(ns), programmed, end.tail().filter(|_| !is_fallback)].into_iter().flatten().max();
+            self.totals.observe(workload, series::REMOVAL, last.unwrap_or(ns), self.now);
         }
         match end.tail() {
             Some(ns) if !item.tail_censored => {

@@ -189,7 +189,13 @@ impl Monitor {
     }
 
     /// Takes over the addresses that are new to the pod, and gives up those that it no longer has.
-    pub(super) fn update_addresses(&mut self, pod: &mut PodState, old: &[IpAddr], is_deleting: bool) {
+    pub(super) fn update_addresses(
+        &mut self,
+        at: Mono,
+        pod: &mut PodState,
+        old: &[IpAddr],
+        is_deleting: bool,
+    ) {
         let new = pod.fact.as_ref().map_or_else(Vec::new, |fact| fact.addresses.clone());
         for address in new.iter().filter(|address| !old.contains(address)) {
             // Lists come in any order: a pod that is going does not take an address from one that came after it.
@@ -197,7 +203,15 @@ impl Monitor {
             if has_owner && is_deleting {
                 continue;
             }
-            self.addresses.insert(*address, pod.ix);
+            if let Some(before) = self.addresses.insert(*address, pod.ix)
+                && before != pod.ix
+                && let Some(before) = self.pods.get_mut(before)
+            {
+                before.routes.lose(*address, at);
+            }
+            if self.rules.contains(address) {
+                pod.routes.enter(*address);
+            }
             if let Some(slot) = pod.slot {
                 self.command(Command::AddAddress { address: *address, slot });
             }

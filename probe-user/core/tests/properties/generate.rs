@@ -177,6 +177,13 @@ fn watch() -> impl Strategy<Value = Fact> {
     })
 }
 
+fn rules() -> impl Strategy<Value = Fact> {
+    prop_oneof![
+        3 => (address(), any::<bool>()).prop_map(|(address, used)| Fact::Rules { address, used }),
+        1 => prop::collection::vec(address(), 0..4).prop_map(|addresses| Fact::RulesRead { addresses }),
+    ]
+}
+
 pub(crate) fn from_api() -> impl Strategy<Value = Fact> {
     prop_oneof![
         6 => pod().prop_map(|pod| Fact::Pod(Box::new(pod))),
@@ -188,6 +195,7 @@ pub(crate) fn from_api() -> impl Strategy<Value = Fact> {
         3 => slice().prop_map(Fact::Slice),
         1 => key().prop_map(|key| Fact::SliceGone { key }),
         2 => watch(),
+        2 => rules(),
         1 => prop_oneof![3 => 0i64..10, 1 => any::<i64>()].prop_map(|s| Fact::Clock { unix_ns: s.saturating_add(1000).saturating_mul(1_000_000_000) }),
     ]
 }

@@ -324,6 +324,7 @@ fn name_of(fact: &Fact) -> &'static str {
         Fact::Signal { .. } | Fact::Exit { .. } | Fact::Exited { .. } | Fact::Listener { .. } => {
             "other records"
         }
+        Fact::Rules { .. } | Fact::RulesRead { .. } => "rules",
         Fact::Clock { .. } | Fact::Watch { .. } | Fact::KernelAnomalies { .. } | Fact::Anomaly { .. } => {
             "clock and health"
         }
