@@ -20,7 +20,7 @@ use probe_core::monitor::Monitor;
 use probe_core::termination::{Filter, State, Termination};
 use probe_core::time::Mono;
 use probe_ebpf::wire::anomaly;
-use pulse::{OtherPods, Pulse};
+use pulse::{OtherPods, Pulse, Strangers};
 use query::{Handle, KernelNow, Observation, Query};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -76,6 +76,8 @@ pub struct Links {
     pub pulse: Arc<Pulse>,
     /// How many other pods are left on the node; `None` until known.
     pub others: watch::Receiver<Option<usize>>,
+    /// How many pods run here while the API lists none; 0 if it lists some.
+    pub strangers: watch::Receiver<usize>,
 }
 
 /// The driver.
@@ -91,6 +93,7 @@ pub struct Driver {
     queries: mpsc::Receiver<Query>,
     pulse: Arc<Pulse>,
     others: OtherPods,
+    strangers: Strangers,
     /// Ids of the cgroups that the core knows.
     cgroups: BTreeSet<u64>,
     /// Ring records by kind.
@@ -122,7 +125,8 @@ impl Driver {
         let (sink, events) = mpsc::channel(EVENT_QUEUE);
         let pulse = Arc::new(Pulse::default());
         let (others, left) = OtherPods::new(parts.own_pod);
-        let links = Links { handle, sink, pulse: Arc::clone(&pulse), others: left };
+        let (strangers, strange) = Strangers::new();
+        let links = Links { handle, sink, pulse: Arc::clone(&pulse), others: left, strangers: strange };
         let cgroups = parts.monitor.known().cgroups;
         let driver = Self {
             monitor: Taped::new(parts.monitor),
@@ -135,6 +139,7 @@ impl Driver {
             queries,
             pulse,
             others,
+            strangers,
             cgroups,
             records: RECORD_KINDS.map(|kind| (kind, 0)).into(),
             ring_full: 0,
@@ -234,6 +239,7 @@ impl Driver {
     #[expect(clippy::wildcard_enum_match_arm, reason = "only cgroups are remembered here")]
     fn handle(&mut self, event: Event) {
         self.others.note(&event.fact);
+        self.strangers.note(&event.fact);
         if event.fact.is_told_once() {
             let soon = SAVE_NS.max(self.save_cost_ns.saturating_mul(SAVE_SHARE));
             self.ticks.save = self.ticks.save.min(mono_now().after(soon));

@@ -9,7 +9,7 @@ use crate::host::cgroup::{self, Hierarchy};
 use crate::http::{self, App, Start, server};
 use crate::journal::Journal;
 use crate::kernel::{Kernel, KernelConfig, PinError, Pins};
-use crate::kube::client::{ConnectError, connect};
+use crate::kube::client::{Api, ConnectError};
 use crate::kube::namespaces;
 use crate::kube::retry::Timing;
 use crate::kube::table::WatchTable;
@@ -165,7 +165,7 @@ pub async fn start(
     timing: Timing,
     format: LogFormat,
 ) -> Result<Running, RunError> {
-    let client = connect(config.kubeconfig.as_deref()).await?;
+    let api = Api::connect(config.kubeconfig.as_deref()).await?;
     let public = bind(config.listen).await?;
     let private = bind(config.api_listen).await?;
     if !config.api_listen.ip().is_loopback() {
@@ -208,7 +208,7 @@ pub async fn start(
     let driver = tokio::spawn(driver.run(stopping.clone()));
 
     let table = Arc::new(WatchTable::default());
-    let shared = Shared { client, sink: links.sink.clone(), table: Arc::clone(&table), timing };
+    let shared = Shared { api, sink: links.sink.clone(), table: Arc::clone(&table), timing };
     let (wanted, namespaces) = watch::channel::<Option<BTreeSet<String>>>(None);
     let mut sources = JoinSet::new();
     let pods = known.pods.iter().map(|(uid, key)| (key.clone(), uid.clone()));

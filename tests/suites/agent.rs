@@ -4,6 +4,8 @@
 //! attempt of a client needs its evidence and each evidence its failed attempt: there is no tolerance anywhere. The program `drainscope` is
 //! taken from beside this suite's own binaries, as `cargo xtask test` builds it.
 
+#[path = "agent/api_trouble.rs"]
+mod api_trouble;
 #[path = "agent/bad_input.rs"]
 mod bad_input;
 #[path = "agent/classes.rs"]
@@ -106,6 +108,7 @@ fn main() -> ExitCode {
         ends::trials(),
         kubelet::trials(),
         fallback::trials(),
+        api_trouble::trials(),
         bad_input::trials(),
         inits::trials(),
         rubbish::trials(),

@@ -59,7 +59,7 @@ fn degraded(missing: &[String]) -> String {
 
 fn lists(app: &App) -> Check {
     let ok = app.table.is_ready();
-    let waiting: Vec<String> = app
+    let mut waiting: Vec<String> = app
         .table
         .states()
         .into_iter()
@@ -70,6 +70,11 @@ fn lists(app: &App) -> Check {
             format!("{}{place}: {error}", kind_name(kind))
         })
         .collect();
+    let strangers = *app.links.strangers.borrow();
+    if strangers > 0 {
+        let node = &app.start.node;
+        waiting.push(format!("pods: none of node {node}, but {strangers} run here: is --node-name right?"));
+    }
     let note = match (ok, waiting.is_empty()) {
         (_, true) => String::new(),
         (true, false) => format!("degraded: {}", waiting.join("; ")),

@@ -17,12 +17,15 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn of(server: &Server) -> Self {
+        Self::by(&Kubeconfig::of(server))
+    }
+
+    pub(crate) fn by(file: &Kubeconfig) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .expect("runtime");
-        let file = Kubeconfig::of(server);
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
         let config = Config {
             node_name: NODE.into(),

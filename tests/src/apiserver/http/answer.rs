@@ -69,6 +69,7 @@ impl Service {
                 let verb = if query.watch { "watch" } else { "list" };
                 self.audit.record(verb, kind.resource(), namespace.as_deref(), &query.selector_text);
                 accepts_json(request)?;
+                self.faults.authorize(verb, kind, namespace.as_deref())?;
                 self.interfere(kind).await?;
                 if query.watch {
                     return self.watch(kind, namespace, query, tear);
@@ -79,6 +80,7 @@ impl Service {
             Ok(Route::Object(kind, namespace, name)) => {
                 let scope = Some(namespace.as_str()).filter(|namespace| !namespace.is_empty());
                 self.audit.record("get", kind.resource(), scope, "");
+                self.faults.authorize("get", kind, scope)?;
                 self.interfere(kind).await?;
                 let object =
                     self.store.get(kind, &namespace, &name).or(Err(Failure::not_found(kind, &name)))?;
@@ -92,9 +94,9 @@ impl Service {
     }
 
     fn authenticate(&self, request: &Request<Incoming>) -> Result<(), Failure> {
-        let Some(token) = &self.options.token else { return Ok(()) };
+        let Some(token) = self.token() else { return Ok(()) };
         let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        if given.and_then(|value| value.strip_prefix("Bearer ")) == Some(token) {
+        if given.and_then(|value| value.strip_prefix("Bearer ")) == Some(token.as_str()) {
             return Ok(());
         }
         Err(Failure::new(401, "Unauthorized", "Unauthorized"))
