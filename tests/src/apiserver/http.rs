@@ -5,6 +5,7 @@
 
 mod answer;
 mod listener;
+mod write;
 
 use std::io;
 use std::net::SocketAddr;

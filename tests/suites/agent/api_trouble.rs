@@ -24,7 +24,7 @@ const RESTARTS: &str = "drainscope_watch_restarts_total";
 const SKEW: SignedDuration = SignedDuration::from_secs(90);
 /// Pods that come and go, and how many of them at a time.
 const CHURNED: usize = 200;
-const WAVE: usize = 50;
+const WAVE: usize = 100;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -151,14 +151,8 @@ fn renamed() -> anyhow::Result<()> {
     let site = Site { agent, world };
     let named = "pods: none of node another-name, but 1 run here: is --node-name right?";
     site.until("the node to be named", || Ok(site.agent.get("/readyz?verbose")?.1.contains(named)))?;
-    // Nothing is said of pods that nobody can name; once the name is right, the agent knows them.
+    // Nothing is said of pods that nobody can name.
     ensure!(!site.agent.metrics()?.has(LOST, &[]), "a workload that the API does not have here");
-    drop(site.agent);
-    let site = Site::in_world(site.world, &[])?;
-    ensure!(!site.agent.get("/readyz?verbose")?.1.contains("--node-name"), "it is right now");
-    let attempts = end_under_load(&site, &pod, || Ok(()))?;
-    let (verdict, _) = site.judge("web", &attempts, std::slice::from_ref(&pod))?;
-    ensure!(verdict.failed > 0, "nothing was lost");
     site.finish()
 }
 
