@@ -2,6 +2,7 @@
 //! and readings of the counters; changes of the kernel's maps, log lines and answers to the servers go out. It draws no
 //! conclusion of its own and waits for nothing but its inputs.
 
+pub mod announce;
 pub mod pulse;
 pub mod query;
 #[cfg(test)]
@@ -14,6 +15,7 @@ use crate::exposition::own;
 use crate::host::cgroup::{self, Hierarchy};
 use crate::journal::Journal;
 use crate::kernel::{Heritage, Kernel, Ring};
+use announce::Announcer;
 use probe_core::event::{Anomaly, Event, Fact};
 use probe_core::limits::SECOND;
 use probe_core::monitor::Monitor;
@@ -59,6 +61,8 @@ pub struct Parts {
     pub hierarchy: Option<Hierarchy>,
     /// Where conclusions are logged.
     pub journal: Journal,
+    /// Has lost requests told as Kubernetes Events, if that is wanted.
+    pub announcer: Option<Announcer>,
     /// Writes the kernel programs' debug lines to the log, if they are compiled in.
     pub kernel_log: Option<Box<dyn FnMut() + Send>>,
     /// Pod that the agent runs in.
@@ -88,6 +92,7 @@ pub struct Driver {
     ring: Option<AsyncFd<Ring>>,
     hierarchy: Option<Hierarchy>,
     journal: Journal,
+    announcer: Option<Announcer>,
     kernel_log: Option<Box<dyn FnMut() + Send>>,
     events: mpsc::Receiver<Event>,
     queries: mpsc::Receiver<Query>,
@@ -134,6 +139,7 @@ impl Driver {
             ring: None,
             hierarchy: parts.hierarchy,
             journal: parts.journal,
+            announcer: parts.announcer,
             kernel_log: parts.kernel_log,
             events,
             queries,
@@ -392,6 +398,9 @@ impl Driver {
         }
         while let Some(termination) = self.monitor.poll_ended() {
             self.journal.termination(&termination);
+            if let Some(announcer) = &mut self.announcer {
+                announcer.ended(&termination, &self.monitor);
+            }
         }
         while let Some(finding) = self.monitor.poll_finding() {
             self.journal.finding(&finding);

@@ -10,6 +10,7 @@ pub mod status;
 
 use crate::driver::Links;
 use crate::kernel::{Heritage, Hook};
+use crate::kube::events::outbox::Outbox;
 use crate::kube::table::WatchTable;
 use axum::Router;
 use axum::http::{StatusCode, header};
@@ -45,6 +46,8 @@ pub struct App {
     pub links: Links,
     /// Health of the watches.
     pub table: Arc<WatchTable>,
+    /// Kubernetes Events on their way, if they are wanted.
+    pub outbox: Option<Arc<Outbox>>,
     /// What was found at the start.
     pub start: Arc<Start>,
 }

@@ -16,6 +16,8 @@ mod controls;
 mod crash;
 #[path = "agent/ends.rs"]
 mod ends;
+#[path = "agent/events.rs"]
+mod events;
 #[path = "agent/fallback.rs"]
 mod fallback;
 #[path = "agent/families.rs"]
@@ -107,6 +109,7 @@ fn main() -> ExitCode {
         crash::trials(),
         ends::trials(),
         kubelet::trials(),
+        events::trials(),
         fallback::trials(),
         api_trouble::trials(),
         bad_input::trials(),

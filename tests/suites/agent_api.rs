@@ -9,6 +9,8 @@
 mod agent;
 #[path = "agent_api/credentials.rs"]
 mod credentials;
+#[path = "agent_api/events.rs"]
+mod events;
 #[path = "agent_api/faults.rs"]
 mod faults;
 #[path = "agent_api/garbage.rs"]

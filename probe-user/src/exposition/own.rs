@@ -4,6 +4,7 @@
 use crate::driver::query::KernelNow;
 use crate::host::process::ProcessStats;
 use crate::kernel::{Hook, HookState};
+use crate::kube::events::outbox::{Dropped, Sent, State};
 use crate::kube::table::kind_name;
 use probe_core::event::WatchKind;
 use probe_core::snapshot::{Series, Value};
@@ -24,6 +25,8 @@ pub struct Own<'a> {
     pub api_in_sync: bool,
     /// A first list came in.
     pub api_seen: bool,
+    /// Kubernetes Events, if they are wanted.
+    pub events: Option<State>,
     /// Age of the newest event of each watched kind, nanoseconds.
     pub lags: Vec<(WatchKind, u64)>,
 }
@@ -38,6 +41,10 @@ impl Own<'_> {
         feature(&mut out, "kernel_programs", kernel, whole);
         feature(&mut out, "cgroups", self.cgroup_error.is_none(), self.cgroup_error.is_none());
         feature(&mut out, "kubernetes_api", self.api_seen, self.api_in_sync);
+        let failed = self.events.as_ref().is_some_and(|events| events.error.is_some());
+        // Not wanted is not degraded.
+        feature(&mut out, "kubernetes_events", self.events.is_some(), !failed);
+        out.extend(self.events.iter().flat_map(event_series));
         for hook in self.hooks {
             let active = hook.state == HookState::Active;
             feature(&mut out, hook.program, active, active);
@@ -48,6 +55,15 @@ impl Own<'_> {
         );
         out
     }
+}
+
+/// What became of notices: each label is there from the start.
+fn event_series(events: &State) -> Vec<Series> {
+    let sent = Sent::ALL.map(Sent::name).into_iter().zip(events.sent);
+    let dropped = Dropped::ALL.map(Dropped::name).into_iter().zip(events.dropped);
+    let sent = sent.map(|(name, count)| one("kubernetes_events", &[name], Value::Counter(count)));
+    let dropped = dropped.map(|(name, count)| one("kubernetes_events_lost", &[name], Value::Counter(count)));
+    sent.chain(dropped).collect()
 }
 
 /// The kernel side's series.

@@ -3,6 +3,7 @@
 
 use super::{App, Start};
 use crate::kernel::HookState;
+use crate::kube::events::outbox::Outbox;
 use crate::kube::table::kind_name;
 use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
@@ -24,7 +25,9 @@ pub async fn livez(State(app): State<App>, RawQuery(query): RawQuery) -> Respons
 
 /// GET /readyz.
 pub async fn readyz(State(app): State<App>, RawQuery(query): RawQuery) -> Response {
-    report("readyz", &[driver(&app), kernel(&app.start), cgroups(&app.start), lists(&app)], query.as_deref())
+    let mut checks = vec![driver(&app), kernel(&app.start), cgroups(&app.start), lists(&app)];
+    checks.extend(app.outbox.as_deref().map(events));
+    report("readyz", &checks, query.as_deref())
 }
 
 fn driver(app: &App) -> Check {
@@ -81,6 +84,12 @@ fn lists(app: &App) -> Check {
         (false, false) => waiting.join("; "),
     };
     Check { name: "api-lists", ok, note }
+}
+
+/// Ready either way: the counts do not depend on it.
+fn events(outbox: &Outbox) -> Check {
+    let missing: Vec<String> = outbox.state().error.into_iter().collect();
+    Check { name: "events", ok: true, note: degraded(&missing) }
 }
 
 fn report(path: &str, checks: &[Check], query: Option<&str>) -> Response {

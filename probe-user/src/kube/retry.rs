@@ -97,7 +97,7 @@ impl WatchError {
 }
 
 /// The message of an API error without the whole Status behind it.
-fn brief(error: &kube::Error) -> String {
+pub(super) fn brief(error: &kube::Error) -> String {
     if let kube::Error::Api(status) = error {
         return format!("the API answered {}: {}", status.code, status.message);
     }

@@ -36,6 +36,7 @@ impl Agent {
             history: 100,
             series_limit: 5000,
             series_ttl: Duration::from_secs(600),
+            events: false,
             grace: Duration::ZERO,
             pin_dir: None,
             silence: Duration::from_secs(1),
