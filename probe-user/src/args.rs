@@ -157,6 +157,18 @@ pub struct AgentArgs {
     /// How long a workload's series outlive its last pod here
     #[arg(long, env = "DRAINSCOPE_SERIES_TTL", value_name = "DURATION", default_value = "10m")]
     pub series_ttl: SignedDuration,
+    /// Whether Kubernetes Events tell of pods and workloads that lost requests; needs `create` and `patch` of events
+    #[arg(
+        long,
+        env = "DRAINSCOPE_EVENTS",
+        value_name = "BOOL",
+        default_value_t = false,
+        default_missing_value = "true",
+        num_args = 0..=1,
+        require_equals = true,
+        action = clap::ArgAction::Set
+    )]
+    pub events: bool,
     /// How long it serves on after its own SIGTERM while other pods are left on the node
     #[arg(long, env = "DRAINSCOPE_GRACE", value_name = "DURATION", default_value = "25s")]
     pub grace: SignedDuration,
@@ -309,6 +321,16 @@ mod tests {
         assert_eq!((agent.history, agent.series_limit), (512, 5000));
         assert_eq!(agent.series_ttl, SignedDuration::from_mins(10));
         assert_eq!(agent.ring_bytes, RING_BYTES);
+        assert!(!agent.events);
+    }
+
+    #[test]
+    fn events_are_switched_on_by_the_flag_alone_or_with_a_value() {
+        for (flag, expected) in [("--events", true), ("--events=true", true), ("--events=false", false)] {
+            let parsed = Args::try_parse_from(["drainscope", "agent", flag]).expect("parses");
+            let Command::Agent(agent) = parsed.command else { panic!("not agent") };
+            assert_eq!(agent.events, expected, "{flag}");
+        }
     }
 
     #[test]
@@ -321,6 +343,7 @@ mod tests {
             &["drainscope", "agent", "--ring-bytes", "1MiB"],
             &["drainscope", "agent", "--ring-bytes", "-65536"],
             &["drainscope", "agent", "--ring-bytes", "4294967296"],
+            &["drainscope", "agent", "--events=maybe"],
             &["drainscope", "agent", "--log-level", "loud"],
             &["drainscope", "check", "-o", "yaml"],
             &["drainscope", "record"],

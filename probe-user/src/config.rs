@@ -88,6 +88,8 @@ pub struct Config {
     pub series_limit: usize,
     /// How long series outlive their workload.
     pub series_ttl: Duration,
+    /// Kubernetes Events are sent.
+    pub events: bool,
     /// How long to serve after the own SIGTERM.
     pub grace: Duration,
     /// Bytes of the ring buffer for kernel records.
@@ -124,6 +126,7 @@ impl Config {
             history: within("--history", args.history, 1, HISTORY_MAX)?,
             series_limit: within("--series-limit", args.series_limit, SERIES_MIN, SERIES_MAX)?,
             series_ttl: duration("--series-ttl", args.series_ttl, Duration::from_secs(1))?,
+            events: args.events,
             grace: duration("--grace", args.grace, Duration::ZERO)?,
             ring_bytes: ring_bytes(args.ring_bytes)?,
             proxy_rules: args

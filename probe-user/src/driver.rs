@@ -2,6 +2,7 @@
 //! and readings of the counters; changes of the kernel's maps, log lines and answers to the servers go out. It draws no
 //! conclusion of its own and waits for nothing but its inputs.
 
+pub mod announce;
 pub mod pulse;
 pub mod query;
 #[cfg(test)]
@@ -14,13 +15,14 @@ use crate::exposition::own;
 use crate::host::cgroup::{self, Hierarchy};
 use crate::journal::Journal;
 use crate::kernel::{Heritage, Kernel, Ring};
+use announce::Announcer;
 use probe_core::event::{Anomaly, Event, Fact};
 use probe_core::limits::SECOND;
 use probe_core::monitor::Monitor;
 use probe_core::termination::{Filter, State, Termination};
 use probe_core::time::Mono;
 use probe_ebpf::wire::anomaly;
-use pulse::{OtherPods, Pulse};
+use pulse::{OtherPods, Pulse, Strangers};
 use query::{Handle, KernelNow, Observation, Query};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -59,6 +61,8 @@ pub struct Parts {
     pub hierarchy: Option<Hierarchy>,
     /// Where conclusions are logged.
     pub journal: Journal,
+    /// Has lost requests told as Kubernetes Events, if that is wanted.
+    pub announcer: Option<Announcer>,
     /// Writes the kernel programs' debug lines to the log, if they are compiled in.
     pub kernel_log: Option<Box<dyn FnMut() + Send>>,
     /// Pod that the agent runs in.
@@ -76,6 +80,8 @@ pub struct Links {
     pub pulse: Arc<Pulse>,
     /// How many other pods are left on the node; `None` until known.
     pub others: watch::Receiver<Option<usize>>,
+    /// How many pods run here while the API lists none; 0 if it lists some.
+    pub strangers: watch::Receiver<usize>,
 }
 
 /// The driver.
@@ -86,11 +92,13 @@ pub struct Driver {
     ring: Option<AsyncFd<Ring>>,
     hierarchy: Option<Hierarchy>,
     journal: Journal,
+    announcer: Option<Announcer>,
     kernel_log: Option<Box<dyn FnMut() + Send>>,
     events: mpsc::Receiver<Event>,
     queries: mpsc::Receiver<Query>,
     pulse: Arc<Pulse>,
     others: OtherPods,
+    strangers: Strangers,
     /// Ids of the cgroups that the core knows.
     cgroups: BTreeSet<u64>,
     /// Ring records by kind.
@@ -122,7 +130,8 @@ impl Driver {
         let (sink, events) = mpsc::channel(EVENT_QUEUE);
         let pulse = Arc::new(Pulse::default());
         let (others, left) = OtherPods::new(parts.own_pod);
-        let links = Links { handle, sink, pulse: Arc::clone(&pulse), others: left };
+        let (strangers, strange) = Strangers::new();
+        let links = Links { handle, sink, pulse: Arc::clone(&pulse), others: left, strangers: strange };
         let cgroups = parts.monitor.known().cgroups;
         let driver = Self {
             monitor: Taped::new(parts.monitor),
@@ -130,11 +139,13 @@ impl Driver {
             ring: None,
             hierarchy: parts.hierarchy,
             journal: parts.journal,
+            announcer: parts.announcer,
             kernel_log: parts.kernel_log,
             events,
             queries,
             pulse,
             others,
+            strangers,
             cgroups,
             records: RECORD_KINDS.map(|kind| (kind, 0)).into(),
             ring_full: 0,
@@ -234,6 +245,7 @@ impl Driver {
     #[expect(clippy::wildcard_enum_match_arm, reason = "only cgroups are remembered here")]
     fn handle(&mut self, event: Event) {
         self.others.note(&event.fact);
+        self.strangers.note(&event.fact);
         if event.fact.is_told_once() {
             let soon = SAVE_NS.max(self.save_cost_ns.saturating_mul(SAVE_SHARE));
             self.ticks.save = self.ticks.save.min(mono_now().after(soon));
@@ -386,6 +398,9 @@ impl Driver {
         }
         while let Some(termination) = self.monitor.poll_ended() {
             self.journal.termination(&termination);
+            if let Some(announcer) = &mut self.announcer {
+                announcer.ended(&termination, &self.monitor);
+            }
         }
         while let Some(finding) = self.monitor.poll_finding() {
             self.journal.finding(&finding);

@@ -11,6 +11,7 @@ pub mod status;
 use crate::driver::Links;
 use crate::host::rules::Watched;
 use crate::kernel::{Heritage, Hook};
+use crate::kube::events::outbox::Outbox;
 use crate::kube::table::WatchTable;
 use axum::Router;
 use axum::http::{StatusCode, header};
@@ -48,6 +49,8 @@ pub struct App {
     pub table: Arc<WatchTable>,
     /// Whether the service proxy's rules are followed.
     pub rules: Watched,
+    /// Kubernetes Events on their way, if they are wanted.
+    pub outbox: Option<Arc<Outbox>>,
     /// What was found at the start.
     pub start: Arc<Start>,
 }

@@ -4,13 +4,15 @@
 use crate::args::LogFormat;
 use crate::clock::mono_now;
 use crate::config::Config;
+use crate::driver::announce::Announcer;
 use crate::driver::{Driver, Links, Parts};
 use crate::host::cgroup::{self, Hierarchy};
 use crate::host::rules::{self, Watched};
 use crate::http::{self, App, Start, server};
 use crate::journal::Journal;
 use crate::kernel::{Kernel, KernelConfig, PinError, Pins};
-use crate::kube::client::{ConnectError, connect};
+use crate::kube::client::{Api, ConnectError};
+use crate::kube::events::{self, outbox::Outbox};
 use crate::kube::namespaces;
 use crate::kube::retry::Timing;
 use crate::kube::table::WatchTable;
@@ -169,7 +171,7 @@ pub async fn start(
     timing: Timing,
     format: LogFormat,
 ) -> Result<Running, RunError> {
-    let client = connect(config.kubeconfig.as_deref()).await?;
+    let api = Api::connect(config.kubeconfig.as_deref()).await?;
     let public = bind(config.listen).await?;
     let private = bind(config.api_listen).await?;
     if !config.api_listen.ip().is_loopback() {
@@ -200,7 +202,9 @@ pub async fn start(
         let fact = Fact::Watch { watch, namespace, health: WatchHealth::Broken };
         monitor.handle(Event { at: mono_now(), fact });
     }
+    let outbox = config.events.then(Arc::<Outbox>::default);
     let (driver, links) = Driver::new(Parts {
+        announcer: outbox.as_ref().map(|outbox| Announcer::new(&monitor, Arc::clone(outbox))),
         monitor,
         kernel: side.kernel,
         hierarchy: side.hierarchy,
@@ -212,9 +216,12 @@ pub async fn start(
     let driver = tokio::spawn(driver.run(stopping.clone()));
 
     let table = Arc::new(WatchTable::default());
-    let shared = Shared { client, sink: links.sink.clone(), table: Arc::clone(&table), timing };
+    let shared = Shared { api, sink: links.sink.clone(), table: Arc::clone(&table), timing };
     let (wanted, namespaces) = watch::channel::<Option<BTreeSet<String>>>(None);
     let mut sources = JoinSet::new();
+    if let Some(outbox) = outbox.clone() {
+        sources.spawn(events::run(outbox, shared.api.clone(), timing, config.node_name.clone()));
+    }
     let pods = known.pods.iter().map(|(uid, key)| (key.clone(), uid.clone()));
     sources.spawn(Watch::pods(shared.clone(), &config.node_name, wanted).remembering(pods).run());
     sources.spawn(async move { namespaces::run(shared, namespaces, LINGER, &known).await });
@@ -224,7 +231,7 @@ pub async fn start(
         rules::start(links.sink.clone(), rules.clone(), bytes).map_err(RunError::Thread)?;
     }
 
-    let app = App { links: links.clone(), table: Arc::clone(&table), rules, start: Arc::new(start) };
+    let app = App { links: links.clone(), table: Arc::clone(&table), rules, outbox, start: Arc::new(start) };
     let mut servers = JoinSet::new();
     servers.spawn(server::serve(
         public,

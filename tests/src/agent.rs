@@ -60,7 +60,13 @@ impl Agent {
         extra: &[&str],
     ) -> anyhow::Result<Self> {
         let log = world.node().directory().join("agent.log");
-        Self::start_by(command(world, wrapper, program, "agent")?, log, extra)
+        Self::start_by(command(world, world.node_name(), wrapper, program, "agent")?, log, extra)
+    }
+
+    /// As [`Self::start`], of a node that the world does not have.
+    pub fn start_as(world: &World, node_name: &str, program: &Path) -> anyhow::Result<Self> {
+        let command = command(world, node_name, &[], program, "agent")?;
+        Self::start_by(command, world.node().directory().join("agent.log"), &[])
     }
 
     /// By a command that says where the agent runs and what it watches; it listens where this type looks.
@@ -202,11 +208,20 @@ impl Agent {
 
 /// Runs `drainscope check -o json` in the world's node, by way of `wrapper` (see [`Agent::start_through`]).
 pub fn check(world: &World, wrapper: &[&str], program: &Path) -> anyhow::Result<Output> {
-    command(world, wrapper, program, "check")?.args(["-o", "json"]).output().context("run the check")
+    command(world, world.node_name(), wrapper, program, "check")?
+        .args(["-o", "json"])
+        .output()
+        .context("run the check")
 }
 
 /// A command of the agent's program with what every one of them takes: node, API, cgroups.
-fn command(world: &World, wrapper: &[&str], program: &Path, what: &str) -> anyhow::Result<Command> {
+fn command(
+    world: &World,
+    node_name: &str,
+    wrapper: &[&str],
+    program: &Path,
+    what: &str,
+) -> anyhow::Result<Command> {
     let kubeconfig = world.node().directory().join("agent.kubeconfig");
     std::fs::write(&kubeconfig, world.api().kubeconfig()).context("write the agent's kubeconfig")?;
     let mut command = match wrapper.split_first() {
@@ -219,7 +234,7 @@ fn command(world: &World, wrapper: &[&str], program: &Path, what: &str) -> anyho
     };
     command
         .arg(what)
-        .args(["--node-name", world.node_name()])
+        .args(["--node-name", node_name])
         .arg("--kubeconfig")
         .arg(&kubeconfig)
         .arg("--cgroup-root")

@@ -2,7 +2,9 @@
 //!
 //! In: objects that the test world creates, changes and deletes in the [`Store`]. Out: the real protocol on a loopback port, so that an
 //! unmodified Kubernetes client lists and watches it; [`Faults`] make it misbehave the ways real API servers and networks do.
-//! It is not an API server: no validation beyond names, no admission, no finalizers, no writes over HTTP, no authorization.
+//! It is not an API server: no validation beyond names, no admission, no finalizers, no writes over HTTP
+//! but of Events, no
+//! authorization but what [`Faults::forbid`] takes away.
 
 mod audit;
 mod connection;

@@ -122,7 +122,7 @@ impl State {
         let objects = match kind {
             Kind::Services => &mut self.services,
             Kind::EndpointSlices => &mut self.slices,
-            Kind::Pods | Kind::Nodes | Kind::Namespaces => return,
+            Kind::Pods | Kind::Events | Kind::Nodes | Kind::Namespaces => return,
         };
         let key = (namespace.to_owned(), name.to_owned());
         match verb {

@@ -4,6 +4,8 @@
 //! attempt of a client needs its evidence and each evidence its failed attempt: there is no tolerance anywhere. The program `drainscope` is
 //! taken from beside this suite's own binaries, as `cargo xtask test` builds it.
 
+#[path = "agent/api_trouble.rs"]
+mod api_trouble;
 #[path = "agent/bad_input.rs"]
 mod bad_input;
 #[path = "agent/classes.rs"]
@@ -14,6 +16,8 @@ mod controls;
 mod crash;
 #[path = "agent/ends.rs"]
 mod ends;
+#[path = "agent/events.rs"]
+mod events;
 #[path = "agent/fallback.rs"]
 mod fallback;
 #[path = "agent/families.rs"]
@@ -109,7 +113,9 @@ fn main() -> ExitCode {
         crash::trials(),
         ends::trials(),
         kubelet::trials(),
+        events::trials(),
         fallback::trials(),
+        api_trouble::trials(),
         bad_input::trials(),
         inits::trials(),
         rubbish::trials(),

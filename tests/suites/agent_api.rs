@@ -7,6 +7,10 @@
 
 #[path = "agent_api/agent.rs"]
 mod agent;
+#[path = "agent_api/credentials.rs"]
+mod credentials;
+#[path = "agent_api/events.rs"]
+mod events;
 #[path = "agent_api/faults.rs"]
 mod faults;
 #[path = "agent_api/garbage.rs"]
@@ -16,7 +20,7 @@ mod recorded;
 #[path = "agent_api/watches.rs"]
 mod watches;
 
-use drainscope::kube::client::connect;
+use drainscope::kube::client::Api;
 use drainscope::kube::namespaces;
 use drainscope::kube::retry::Timing;
 use drainscope::kube::table::WatchTable;
@@ -60,11 +64,15 @@ struct Kubeconfig(PathBuf);
 
 impl Kubeconfig {
     fn of(server: &Server) -> Self {
+        Self::with(&server.kubeconfig())
+    }
+
+    fn with(text: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let path =
             std::env::temp_dir().join(format!("drainscope-kubeconfig-{}-{number}", std::process::id()));
-        std::fs::write(&path, server.kubeconfig()).expect("temporary file");
+        std::fs::write(&path, text).expect("temporary file");
         Self(path)
     }
 }
@@ -93,10 +101,10 @@ impl Watches {
             .build()
             .expect("runtime");
         let file = Kubeconfig::of(server);
-        let client = runtime.block_on(connect(Some(&file.0))).expect("a usable kubeconfig");
+        let api = runtime.block_on(Api::connect(Some(&file.0))).expect("a usable kubeconfig");
         let (sink, facts) = mpsc::channel(1024);
         let table = Arc::new(WatchTable::default());
-        let shared = Shared { client, sink, table: Arc::clone(&table), timing: timing() };
+        let shared = Shared { api, sink, table: Arc::clone(&table), timing: timing() };
         let (wanted, namespaces) = watch::channel(None);
         runtime.spawn(Watch::pods(shared.clone(), NODE, wanted).run());
         runtime.spawn(async move { namespaces::run(shared, namespaces, linger, &Known::default()).await });

@@ -214,6 +214,18 @@ pub const CATALOGUE: &[Family] = &[
     agent("ebpf_events", Kind::Counter, &["kind"], "Ring records received."),
     agent("ebpf_map_entries", Kind::Gauge, &["map"], "Entries in the kernel map."),
     agent("ebpf_map_capacity", Kind::Gauge, &["map"], "Entries that the kernel map can take."),
+    agent(
+        "kubernetes_events",
+        Kind::Counter,
+        &["result"],
+        "Kubernetes Events of lost requests that the API server took, with --events.",
+    ),
+    agent(
+        "kubernetes_events_lost",
+        Kind::Counter,
+        &["reason"],
+        "Kubernetes Events of lost requests that were given up: too many waited, or the API server refused them.",
+    ),
     unit(
         agent(
             "watch_lag_seconds",

@@ -16,6 +16,7 @@ mod history;
 mod ledger;
 pub mod limits;
 pub mod monitor;
+pub mod notice;
 mod pods;
 mod ports;
 mod reorder;

@@ -1,9 +1,10 @@
-//! Signs of life that the driver leaves for others: when it last went round, and how many pods are left on the node.
+//! Signs of life that the driver leaves for others: when it last went round, how many pods are left on the node, and
+//! whether the API knows any of those that run here.
 
 use crate::clock::mono_now;
 use probe_core::event::{Fact, WatchHealth, WatchKind};
 use probe_core::time::Mono;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
 
@@ -70,6 +71,39 @@ impl OtherPods {
     }
 }
 
+/// Looks out for a node whose pods the API has under another name: pods have cgroups here, and the API lists none.
+#[derive(Debug)]
+pub(crate) struct Strangers {
+    listed: bool,
+    known: BTreeSet<String>,
+    /// Pods by their cgroups' ids.
+    cgroups: BTreeMap<u64, String>,
+    count: watch::Sender<usize>,
+}
+
+impl Strangers {
+    /// The receiver has how many pods run here while the API lists none; 0 if it lists some.
+    pub(crate) fn new() -> (Self, watch::Receiver<usize>) {
+        let (count, receiver) = watch::channel(0);
+        (Self { listed: false, known: BTreeSet::new(), cgroups: BTreeMap::new(), count }, receiver)
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all other facts say nothing about what runs here")]
+    pub(crate) fn note(&mut self, fact: &Fact) {
+        match fact {
+            Fact::Pod(pod) => drop(self.known.insert(pod.uid.clone())),
+            Fact::PodGone { uid } => drop(self.known.remove(uid)),
+            Fact::Cgroup { id, pod_uid, .. } => drop(self.cgroups.insert(*id, pod_uid.clone())),
+            Fact::CgroupGone { id } => drop(self.cgroups.remove(id)),
+            Fact::Watch { watch: WatchKind::Pods, health: WatchHealth::Synced, .. } => self.listed = true,
+            _ => return,
+        }
+        let is_strange = self.listed && self.known.is_empty();
+        let count = if is_strange { self.cgroups.values().collect::<BTreeSet<_>>().len() } else { 0 };
+        self.count.send_if_modified(|known| std::mem::replace(known, count) != count);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,5 +128,26 @@ mod tests {
         pods.note(&pod("a", true));
         pods.note(&Fact::PodGone { uid: "b".into() });
         assert_eq!(*left.borrow(), Some(0));
+    }
+
+    #[test]
+    fn pods_are_strangers_while_the_api_lists_none() {
+        let (mut strangers, count) = Strangers::new();
+        let cgroup = |id, pod: &str| Fact::Cgroup { id, pod_uid: pod.into(), container_id: String::new() };
+        let listed =
+            Fact::Watch { watch: WatchKind::Pods, namespace: String::new(), health: WatchHealth::Synced };
+        let known = Fact::Pod(Box::new(Pod { uid: "a".into(), ..Pod::default() }));
+        for (fact, expected) in [
+            (cgroup(1, "a"), 0),
+            (cgroup(2, "a"), 0),
+            (cgroup(3, "b"), 0),
+            (listed, 2),
+            (known, 0),
+            (Fact::PodGone { uid: "a".into() }, 2),
+            (Fact::CgroupGone { id: 3 }, 1),
+        ] {
+            strangers.note(&fact);
+            assert_eq!(*count.borrow(), expected, "{fact:?}");
+        }
     }
 }

@@ -11,6 +11,7 @@ fn driver() -> (Driver, Links) {
         monitor: Monitor::new(Limits { slots: 0, ..Limits::default() }, "n1".into()),
         kernel: None,
         hierarchy: None,
+        announcer: None,
         journal: Journal { format: LogFormat::Text },
         kernel_log: None,
         own_pod: None,

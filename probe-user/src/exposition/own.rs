@@ -3,8 +3,9 @@
 
 use crate::driver::query::KernelNow;
 use crate::host::process::ProcessStats;
-use crate::host::rules::State;
+use crate::host::rules;
 use crate::kernel::{Hook, HookState};
+use crate::kube::events::outbox::{Dropped, Sent, State};
 use crate::kube::table::kind_name;
 use probe_core::event::WatchKind;
 use probe_core::snapshot::{Series, Value};
@@ -22,11 +23,13 @@ pub struct Own<'a> {
     /// Why cgroups cannot be followed.
     pub cgroup_error: Option<&'a str>,
     /// Whether the service proxy's rules are followed.
-    pub rules: State,
+    pub rules: rules::State,
     /// All watches are in sync, and some are there.
     pub api_in_sync: bool,
     /// A first list came in.
     pub api_seen: bool,
+    /// Kubernetes Events, if they are wanted.
+    pub events: Option<State>,
     /// Age of the newest event of each watched kind, nanoseconds.
     pub lags: Vec<(WatchKind, u64)>,
 }
@@ -41,8 +44,12 @@ impl Own<'_> {
         feature(&mut out, "kernel_programs", kernel, whole);
         feature(&mut out, "cgroups", self.cgroup_error.is_none(), self.cgroup_error.is_none());
         feature(&mut out, "kubernetes_api", self.api_seen, self.api_in_sync);
-        let rules = self.rules == State::Active;
-        feature(&mut out, "proxy_rules", rules, rules || self.rules == State::Disabled);
+        let follows = self.rules == rules::State::Active;
+        feature(&mut out, "proxy_rules", follows, follows || self.rules == rules::State::Disabled);
+        let failed = self.events.as_ref().is_some_and(|events| events.error.is_some());
+        // Not wanted is not degraded.
+        feature(&mut out, "kubernetes_events", self.events.is_some(), !failed);
+        out.extend(self.events.iter().flat_map(event_series));
         for hook in self.hooks {
             let active = hook.state == HookState::Active;
             feature(&mut out, hook.program, active, active);
@@ -53,6 +60,15 @@ impl Own<'_> {
         );
         out
     }
+}
+
+/// What became of notices: each label is there from the start.
+fn event_series(events: &State) -> Vec<Series> {
+    let sent = Sent::ALL.map(Sent::name).into_iter().zip(events.sent);
+    let dropped = Dropped::ALL.map(Dropped::name).into_iter().zip(events.dropped);
+    let sent = sent.map(|(name, count)| one("kubernetes_events", &[name], Value::Counter(count)));
+    let dropped = dropped.map(|(name, count)| one("kubernetes_events_lost", &[name], Value::Counter(count)));
+    sent.chain(dropped).collect()
 }
 
 /// The kernel side's series.

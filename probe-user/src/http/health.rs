@@ -4,6 +4,7 @@
 use super::{App, Start};
 use crate::host::rules;
 use crate::kernel::HookState;
+use crate::kube::events::outbox::Outbox;
 use crate::kube::table::kind_name;
 use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
@@ -25,11 +26,10 @@ pub async fn livez(State(app): State<App>, RawQuery(query): RawQuery) -> Respons
 
 /// GET /readyz.
 pub async fn readyz(State(app): State<App>, RawQuery(query): RawQuery) -> Response {
-    report(
-        "readyz",
-        &[driver(&app), kernel(&app.start), cgroups(&app.start), proxy_rules(&app), lists(&app)],
-        query.as_deref(),
-    )
+    let mut checks =
+        vec![driver(&app), kernel(&app.start), cgroups(&app.start), proxy_rules(&app), lists(&app)];
+    checks.extend(app.outbox.as_deref().map(events));
+    report("readyz", &checks, query.as_deref())
 }
 
 fn driver(app: &App) -> Check {
@@ -75,7 +75,7 @@ fn degraded(missing: &[String]) -> String {
 
 fn lists(app: &App) -> Check {
     let ok = app.table.is_ready();
-    let waiting: Vec<String> = app
+    let mut waiting: Vec<String> = app
         .table
         .states()
         .into_iter()
@@ -86,12 +86,23 @@ fn lists(app: &App) -> Check {
             format!("{}{place}: {error}", kind_name(kind))
         })
         .collect();
+    let strangers = *app.links.strangers.borrow();
+    if strangers > 0 {
+        let node = &app.start.node;
+        waiting.push(format!("pods: none of node {node}, but {strangers} run here: is --node-name right?"));
+    }
     let note = match (ok, waiting.is_empty()) {
         (_, true) => String::new(),
         (true, false) => format!("degraded: {}", waiting.join("; ")),
         (false, false) => waiting.join("; "),
     };
     Check { name: "api-lists", ok, note }
+}
+
+/// Ready either way: the counts do not depend on it.
+fn events(outbox: &Outbox) -> Check {
+    let missing: Vec<String> = outbox.state().error.into_iter().collect();
+    Check { name: "events", ok: true, note: degraded(&missing) }
 }
 
 fn report(path: &str, checks: &[Check], query: Option<&str>) -> Response {

@@ -5,6 +5,7 @@ use crate::clock::mono_now;
 use crate::exposition::own::{self, Own};
 use crate::exposition::{negotiate, open_metrics, prometheus};
 use crate::host::process;
+use crate::kube::events::outbox::Outbox;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -48,6 +49,7 @@ fn own_series(app: &App) -> Vec<Series> {
         api_in_sync: !states.is_empty() && states.iter().all(|(_, state)| state.synced),
         api_seen: states.iter().any(|(_, state)| state.ever_synced),
         lags: app.table.lags(mono_now()),
+        events: app.outbox.as_deref().map(Outbox::state),
     };
     own.series()
 }

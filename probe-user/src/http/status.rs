@@ -5,6 +5,7 @@ use crate::clock::mono_now;
 use crate::exposition::own::VERSION;
 use crate::host::rules::State;
 use crate::kernel::{Heritage, HookState};
+use crate::kube::events::outbox::{Dropped, Outbox, Sent};
 use crate::kube::table::kind_name;
 use axum::extract;
 use axum::http::StatusCode;
@@ -67,6 +68,7 @@ pub async fn status(extract::State(app): extract::State<App>) -> Response {
             "proxy_rules": proxy_rules(&app.rules.state()),
             "hooks": hooks,
             "sources": sources,
+            "events": events(app.outbox.as_deref()),
             "ring_records": kernel.records,
             "maps": maps.collect::<Map<_, _>>(),
             "lost": {
@@ -75,6 +77,23 @@ pub async fn status(extract::State(app): extract::State<App>) -> Response {
             },
         }),
     )
+}
+
+fn events(outbox: Option<&Outbox>) -> Value {
+    let Some(outbox) = outbox else { return json!({"state": "disabled"}) };
+    let state = outbox.state();
+    let sent = Sent::ALL.map(Sent::name).into_iter().zip(state.sent);
+    let dropped = Dropped::ALL.map(Dropped::name).into_iter().zip(state.dropped);
+    let counts = |of: &mut dyn Iterator<Item = (&'static str, u64)>| -> Map<String, Value> {
+        of.map(|(name, count)| (name.to_owned(), json!(count))).collect()
+    };
+    json!({
+        "state": if state.error.is_some() { "failed" } else { "active" },
+        "why": state.error,
+        "waiting": state.waiting,
+        "sent": counts(&mut sent.into_iter()),
+        "lost": counts(&mut dropped.into_iter()),
+    })
 }
 
 fn pins(start: &Start) -> Value {

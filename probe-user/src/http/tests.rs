@@ -43,6 +43,7 @@ impl Servers {
             monitor: Monitor::new(probe_core::limits::Limits { slots: 0, ..Default::default() }, "n1".into()),
             kernel: None,
             hierarchy: None,
+            announcer: None,
             journal: Journal { format: LogFormat::Text },
             kernel_log: None,
             own_pod: None,
@@ -62,7 +63,8 @@ impl Servers {
             pins: None,
             pin_error: None,
         };
-        let app = App { links, table: Arc::default(), rules: Watched::default(), start: Arc::new(start) };
+        let (rules, outbox) = (Watched::default(), None);
+        let app = App { links, table: Arc::default(), rules, outbox, start: Arc::new(start) };
         let (stop, stopping) = watch::channel(false);
         runtime.spawn(driver.run(stopping.clone()));
         let listen = || runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a free port");

@@ -1,14 +1,17 @@
 //! The connection to the API server, by kubeconfig or by the pod's service account. Opens nothing yet: the first request
-//! does.
+//! does. Credentials that the server refuses are read anew, once for all who share the connection.
 
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// How long a TCP connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two readings of the credentials: all watches of a node are refused at once, and one reading serves them all.
+const RENEWAL: Duration = Duration::from_secs(1);
 
 /// There is no way to the API; the agent exits with status 2.
 #[derive(Debug, Error)]
@@ -43,4 +46,44 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> 
     // The watches retry by themselves, where it is counted.
     config.default_retry = false;
     Ok(Client::try_from(config)?)
+}
+
+/// The client that all requests share; clones share it too.
+#[derive(Clone)]
+pub struct Api {
+    kubeconfig: Option<PathBuf>,
+    current: Arc<Mutex<(Client, Instant)>>,
+}
+
+impl Api {
+    /// As [`connect`].
+    pub async fn connect(kubeconfig: Option<&Path>) -> Result<Self, ConnectError> {
+        let client = connect(kubeconfig).await?;
+        Ok(Self {
+            kubeconfig: kubeconfig.map(Path::to_owned),
+            current: Arc::new(Mutex::new((client, Instant::now()))),
+        })
+    }
+
+    /// The client of now, for one request.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+
+    /// The server refused the credentials (401): a rotated token is in its file before the library looks there again, which
+    /// it does once a minute.
+    pub async fn renew(&self) {
+        {
+            let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            if current.1.elapsed() < RENEWAL {
+                return;
+            }
+            current.1 = Instant::now();
+        }
+        match connect(self.kubeconfig.as_deref()).await {
+            Ok(client) => self.current.lock().unwrap_or_else(PoisonError::into_inner).0 = client,
+            Err(error) => tracing::warn!(%error, "the credentials cannot be read anew"),
+        }
+    }
 }

@@ -83,6 +83,11 @@ impl WatchError {
         }
     }
 
+    /// The server does not take the credentials.
+    pub(super) fn is_unauthorized(&self) -> bool {
+        matches!(self, Self::Api(kube::Error::Api(status)) if status.code == 401)
+    }
+
     /// How long the server asks to be left alone.
     pub(super) fn retry_after(&self) -> Duration {
         let Self::Api(kube::Error::Api(status)) = self else { return Duration::ZERO };
@@ -92,7 +97,7 @@ impl WatchError {
 }
 
 /// The message of an API error without the whole Status behind it.
-fn brief(error: &kube::Error) -> String {
+pub(super) fn brief(error: &kube::Error) -> String {
     if let kube::Error::Api(status) = error {
         return format!("the API answered {}: {}", status.code, status.message);
     }
@@ -133,4 +138,21 @@ impl Backoff {
 /// Different on each call and node: the seed of the standard library's hash tables is random.
 pub(super) fn random() -> u32 {
     u32::try_from(RandomState::new().build_hasher().finish() >> 32).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_begin_anew_after_success() {
+        let timing = Timing::default();
+        let mut backoff = Backoff::new(timing);
+        for (number, longest) in [250, 500, 1000, 2000, 4000, 8000, 10_000, 10_000].into_iter().enumerate() {
+            let (pause, longest) = (backoff.failed(), Duration::from_millis(longest));
+            assert!((longest / 2..=longest).contains(&pause), "pause {number}: {pause:?} of {longest:?}");
+        }
+        backoff.reset();
+        assert!(backoff.failed() <= timing.backoff_min);
+    }
 }

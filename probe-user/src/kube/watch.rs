@@ -3,13 +3,13 @@
 //! a new list, whose difference to what was known is reported as facts.
 
 use crate::clock::mono_now;
+use crate::kube::client::Api;
 use crate::kube::page::{Page, WatchEvent, watch_event};
 use crate::kube::retry::{Backoff, Timing, WatchError, random};
 use crate::kube::store::Known;
 use crate::kube::stream::{LINE_MAX, Line, next_line};
 use crate::kube::table::{WatchTable, kind_name};
 use futures::io::AsyncReadExt as _;
-use kube::Client;
 use kube::core::Request;
 use kube::core::params::{ListParams, WatchParams};
 use probe_core::event::{Anomaly, Event, Fact, Key, WatchHealth, WatchKind};
@@ -33,7 +33,7 @@ const LINE_KEPT: usize = 64 << 10;
 #[derive(Clone)]
 pub struct Shared {
     /// The API.
-    pub client: Client,
+    pub api: Api,
     /// The driver's queue.
     pub sink: mpsc::Sender<Event>,
     /// Health of all watches.
@@ -54,6 +54,8 @@ pub struct Watch {
     namespaces: Option<watch::Sender<Option<BTreeSet<String>>>>,
     backoff: Backoff,
     synced: bool,
+    /// The last failure that was logged as a warning.
+    warned: Option<String>,
     facts: Vec<Fact>,
 }
 
@@ -102,6 +104,7 @@ impl Watch {
             namespaces: None,
             backoff,
             synced: false,
+            warned: None,
             facts: Vec::new(),
         }
     }
@@ -142,8 +145,11 @@ impl Watch {
                     if error.needs_list() {
                         version = None;
                     }
-                    if self.broken(&error).await.is_err() {
+                    if self.broken(if followed { "watch" } else { "list" }, &error).await.is_err() {
                         return;
+                    }
+                    if error.is_unauthorized() {
+                        self.shared.api.renew().await;
                     }
                     let wait =
                         self.backoff.failed().max(error.retry_after().min(self.shared.timing.backoff_max));
@@ -182,7 +188,7 @@ impl Watch {
 
     async fn page(&self, params: &ListParams) -> Result<Vec<u8>, WatchError> {
         let request = Request::new(&self.path).list(params).map_err(kube::Error::BuildRequest)?;
-        let stream = self.shared.client.request_stream(request).await?;
+        let stream = self.shared.api.client().request_stream(request).await?;
         let mut body = Vec::new();
         pin!(stream).take(PAGE_BYTES_MAX).read_to_end(&mut body).await?;
         Ok(body)
@@ -196,7 +202,7 @@ impl Watch {
         params.field_selector = self.fields.clone();
         let request = Request::new(&self.path).watch(&params, version).map_err(kube::Error::BuildRequest)?;
         let timing = self.shared.timing;
-        let client = self.shared.client.clone();
+        let client = self.shared.api.client();
         let opened = timeout(timing.request, client.request_stream(request)).await;
         let mut stream = pin!(opened.map_err(|_elapsed| WatchError::Timeout(timing.request))??);
         let mut line = Vec::new();
@@ -272,19 +278,24 @@ impl Watch {
             return Ok(());
         }
         self.synced = true;
+        self.warned = None;
         tracing::info!(watch = kind_name(self.kind), namespace = self.namespace, "watch in sync");
         self.health(WatchHealth::Synced, None).await
     }
 
-    async fn broken(&mut self, error: &WatchError) -> Result<(), WatchError> {
+    /// `verb`: what was asked for, as RBAC calls it.
+    async fn broken(&mut self, verb: &str, error: &WatchError) -> Result<(), WatchError> {
         let (watch, namespace) = (kind_name(self.kind), &self.namespace);
-        if self.synced {
-            tracing::warn!(watch, namespace, %error, "watch broke");
-        } else {
-            tracing::debug!(watch, namespace, %error, "watch still broken");
-        }
+        let why = format!("cannot {verb}: {error}");
         let news = std::mem::take(&mut self.synced);
-        self.shared.table.health(self.kind, &self.namespace, WatchHealth::Broken, Some(error.to_string()));
+        // Each reason once, also of a watch that never stood: nobody else says which verb it lacks.
+        if news || self.warned.as_ref() != Some(&why) {
+            tracing::warn!(watch, namespace, verb, %error, "watch broke");
+            self.warned = Some(why.clone());
+        } else {
+            tracing::debug!(watch, namespace, verb, %error, "watch still broken");
+        }
+        self.shared.table.health(self.kind, &self.namespace, WatchHealth::Broken, Some(why));
         // What was read before it broke stays true; a failure before the first list breaks nothing that stood.
         self.flush().await?;
         if news { self.send_health(WatchHealth::Broken).await } else { Ok(()) }

@@ -9,7 +9,7 @@ const ROW_LIMIT: usize = 1024;
 /// One row: how often one kind of request came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestSeen {
-    /// `list`, `watch`, `get`, or the lower-case method for what is not served.
+    /// `list`, `watch`, `get`, `create`, `patch`, or the lower-case method for what is not served.
     pub verb: String,
     /// The resource (`pods`), or the path for what is no resource.
     pub resource: String,

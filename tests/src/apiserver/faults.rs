@@ -3,7 +3,7 @@
 //! Set at run time; counted faults apply to the next requests or watch events, each to exactly as many as were asked for. Outages are on the
 //! server itself ([`super::Server::stop`]). Nothing here changes the store: after any fault a correct client ends up with the same objects.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ struct State {
     reorder: u32,
     truncate: u32,
     garbage: VecDeque<String>,
+    /// Verb and resource.
+    forbidden: BTreeSet<(String, Kind)>,
 }
 
 #[derive(Debug)]
@@ -79,6 +81,17 @@ impl Faults {
     /// The next `count` resource requests are answered with this status code, and a `Retry-After` if given.
     pub fn fail_requests(&self, count: u32, code: u16, retry_after_seconds: Option<u32>) {
         self.lock().failing = Some((count, code, retry_after_seconds)).filter(|_| count > 0);
+    }
+
+    /// Requests with this verb (`list`, `watch`, `get`, `create`, `patch`) for this kind are answered 403 as by RBAC; `false` lifts that.
+    pub fn forbid(&self, verb: &str, kind: Kind, forbidden: bool) {
+        let mut state = self.lock();
+        let rule = (verb.to_owned(), kind);
+        if forbidden {
+            state.forbidden.insert(rule)
+        } else {
+            state.forbidden.remove(&rule)
+        };
     }
 
     /// The next `count` watches with a resource version are told that it is expired.
@@ -128,6 +141,13 @@ impl Faults {
     pub fn clear(&self) {
         *self.lock() = State::default();
         self.stall_watches(false);
+    }
+
+    pub(super) fn authorize(&self, verb: &str, kind: Kind, namespace: Option<&str>) -> Result<(), Failure> {
+        if self.lock().forbidden.contains(&(verb.to_owned(), kind)) {
+            return Err(Failure::forbidden(verb, kind, namespace));
+        }
+        Ok(())
     }
 
     pub(super) fn next_request(&self, kind: Kind) -> (Duration, Option<Failure>) {

@@ -5,12 +5,13 @@
 
 mod answer;
 mod listener;
+mod write;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ pub struct Options {
     pub address: SocketAddr,
     /// How often an idle watch gets a bookmark.
     pub bookmark_interval: Duration,
-    /// If set, requests without this bearer token are answered 401.
+    /// If set, requests without this bearer token are answered 401, until [`Server::set_token`] takes another one.
     pub token: Option<String>,
 }
 
@@ -49,9 +50,16 @@ struct Service {
     store: Store,
     faults: Faults,
     options: Options,
+    token: Mutex<Option<String>>,
     audit: Audit,
     pages: Pages,
     open_watches: AtomicUsize,
+}
+
+impl Service {
+    fn token(&self) -> Option<String> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 #[derive(Debug)]
@@ -80,6 +88,7 @@ impl Server {
         let service = Arc::new(Service {
             store: store.clone(),
             faults: Faults::new(),
+            token: Mutex::new(options.token.clone()),
             options,
             audit: Audit::default(),
             pages: Pages::default(),
@@ -102,8 +111,7 @@ impl Server {
 
     /// A kubeconfig for this server.
     pub fn kubeconfig(&self) -> String {
-        let token =
-            self.service.options.token.as_ref().map_or_else(String::new, |token| format!("token: {token}"));
+        let token = self.service.token().map_or_else(String::new, |token| format!("token: {token}"));
         format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: world\n\
              clusters: [{{name: world, cluster: {{server: 'http://{}'}}}}]\n\
@@ -111,6 +119,11 @@ impl Server {
              contexts: [{{name: world, context: {{cluster: world, user: agent, namespace: default}}}}]\n",
             self.address
         )
+    }
+
+    /// From now on this is the only token that is taken; open watches go on, as on a real server.
+    pub fn set_token(&self, token: &str) {
+        *self.service.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token.to_owned());
     }
 
     /// The store that it serves.

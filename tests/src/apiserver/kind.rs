@@ -9,6 +9,8 @@ pub enum Kind {
     Pods,
     /// `v1` services.
     Services,
+    /// `v1` events: the only kind that is written over HTTP.
+    Events,
     /// `discovery.k8s.io/v1` endpoint slices.
     EndpointSlices,
     /// `v1` nodes (cluster-scoped).
@@ -19,14 +21,14 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of the discovery documents.
-    pub const ALL: [Self; 5] =
-        [Self::Namespaces, Self::Nodes, Self::Pods, Self::Services, Self::EndpointSlices];
+    pub const ALL: [Self; 6] =
+        [Self::Namespaces, Self::Nodes, Self::Pods, Self::Services, Self::Events, Self::EndpointSlices];
 
     /// The API group; empty for the core group.
     pub fn group(self) -> &'static str {
         match self {
             Self::EndpointSlices => "discovery.k8s.io",
-            Self::Pods | Self::Services | Self::Nodes | Self::Namespaces => "",
+            Self::Pods | Self::Services | Self::Events | Self::Nodes | Self::Namespaces => "",
         }
     }
 
@@ -34,7 +36,7 @@ impl Kind {
     pub fn api_version(self) -> &'static str {
         match self {
             Self::EndpointSlices => "discovery.k8s.io/v1",
-            Self::Pods | Self::Services | Self::Nodes | Self::Namespaces => "v1",
+            Self::Pods | Self::Services | Self::Events | Self::Nodes | Self::Namespaces => "v1",
         }
     }
 
@@ -43,6 +45,7 @@ impl Kind {
         match self {
             Self::Pods => "pods",
             Self::Services => "services",
+            Self::Events => "events",
             Self::EndpointSlices => "endpointslices",
             Self::Nodes => "nodes",
             Self::Namespaces => "namespaces",
@@ -54,6 +57,7 @@ impl Kind {
         match self {
             Self::Pods => "Pod",
             Self::Services => "Service",
+            Self::Events => "Event",
             Self::EndpointSlices => "EndpointSlice",
             Self::Nodes => "Node",
             Self::Namespaces => "Namespace",
@@ -63,7 +67,7 @@ impl Kind {
     /// Whether its objects live in a namespace.
     pub fn namespaced(self) -> bool {
         match self {
-            Self::Pods | Self::Services | Self::EndpointSlices => true,
+            Self::Pods | Self::Services | Self::Events | Self::EndpointSlices => true,
             Self::Nodes | Self::Namespaces => false,
         }
     }

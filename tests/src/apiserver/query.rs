@@ -1,6 +1,6 @@
 //! What a request asks for: its path as a route, its query as checked list or watch options.
 //!
-//! Only reading is served; a path that the real server has and this one does not is a 404 like any other.
+//! A path that the real server has and this one does not is a 404 like any other.
 
 use super::kind::Kind;
 use super::selector::Selector;

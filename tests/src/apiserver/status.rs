@@ -28,6 +28,17 @@ impl Failure {
         Self::new(404, "NotFound", format!("{} \"{name}\" not found", kind.resource()))
     }
 
+    /// RBAC has no rule for it.
+    pub(super) fn forbidden(verb: &str, kind: Kind, namespace: Option<&str>) -> Self {
+        let (resource, group) = (kind.resource(), kind.group());
+        let scope = namespace
+            .map_or_else(|| "at the cluster scope".to_owned(), |name| format!("in the namespace \"{name}\""));
+        let message = format!(
+            "{resource} is forbidden: User \"agent\" cannot {verb} resource \"{resource}\" in API group \"{group}\" {scope}"
+        );
+        Self::new(403, "Forbidden", message)
+    }
+
     pub(super) fn no_such_path() -> Self {
         Self::new(404, "NotFound", "the server could not find the requested resource")
     }

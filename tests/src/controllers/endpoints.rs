@@ -108,7 +108,7 @@ impl State {
         let objects = match kind {
             Kind::Pods => &mut self.pods,
             Kind::Services => &mut self.services,
-            Kind::EndpointSlices | Kind::Nodes | Kind::Namespaces => return,
+            Kind::EndpointSlices | Kind::Events | Kind::Nodes | Kind::Namespaces => return,
         };
         match verb {
             Verb::Deleted => objects.remove(&key),

@@ -17,12 +17,15 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn of(server: &Server) -> Self {
+        Self::by(&Kubeconfig::of(server))
+    }
+
+    pub(crate) fn by(file: &Kubeconfig) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .expect("runtime");
-        let file = Kubeconfig::of(server);
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
         let config = Config {
             node_name: NODE.into(),
@@ -33,6 +36,7 @@ impl Agent {
             history: 100,
             series_limit: 5000,
             series_ttl: Duration::from_secs(600),
+            events: false,
             grace: Duration::ZERO,
             pin_dir: None,
             silence: Duration::from_secs(1),

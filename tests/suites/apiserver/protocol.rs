@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use world::apiserver::{Kind, Options, Server, Store};
 
 use crate::pod;
@@ -236,10 +236,49 @@ fn discovery_names_what_is_served_and_objects_can_be_read() {
     assert!(get("/version")["gitVersion"].is_string());
     assert_eq!(get("/api")["versions"][0], "v1");
     assert_eq!(get("/apis")["groups"][0]["name"], "discovery.k8s.io");
-    assert_eq!(get("/api/v1")["resources"].as_array().map(Vec::len), Some(4));
+    assert_eq!(get("/api/v1")["resources"].as_array().map(Vec::len), Some(5));
     assert_eq!(get("/apis/discovery.k8s.io/v1")["groupVersion"], "discovery.k8s.io/v1");
     assert_eq!(get("/api/v1/nodes/n1")["kind"], "Node");
     assert_eq!(get("/api/v1/namespaces/shop/pods/a")["spec"]["nodeName"], "n1");
+}
+
+#[test]
+fn events_are_made_once_and_changed_by_a_merge_patch() {
+    let store = Store::new();
+    let server = Server::serve(&store).expect("a server");
+    let event = json!({
+        "metadata": {"name": "a.1"}, "involvedObject": {"kind": "Pod", "namespace": "shop", "name": "a"}, "type": "Warning",
+        "reason": "R", "message": "first", "count": 1, "reportingComponent": "c", "reportingInstance": "i",
+    });
+    let send = |method: &str, path: &str, kind: &str, body: &Value| {
+        let body = body.to_string();
+        let head =
+            format!("{method} /api/v1/namespaces/shop/{path} HTTP/1.1\r\nHost: a\r\nContent-Type: {kind}");
+        let length = body.len();
+        raw::request(
+            server.address(),
+            &format!("{head}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"),
+        )
+        .status
+    };
+    let (plain, merge) = ("application/json", "application/merge-patch+json");
+    let patch = json!({"message": "second", "count": 2});
+    assert_eq!(send("PATCH", "events/a.1", merge, &patch), 404);
+    assert_eq!(send("POST", "events", merge, &event), 415);
+    assert_eq!(send("POST", "events", plain, &json!({"metadata": {"name": "a.1"}})), 422);
+    assert_eq!(send("POST", "events", plain, &json!({"padding": "x".repeat(100_000)})), 400);
+    assert_eq!(send("POST", "events", plain, &event), 201);
+    assert_eq!(send("POST", "events", plain, &event), 409);
+    assert_eq!(send("PATCH", "events/a.1", merge, &patch), 200);
+    assert_eq!(send("PATCH", "events/a.1", merge, &json!({"metadata": {"name": "b"}})), 422);
+    assert_eq!(send("PATCH", "pods/a", merge, &patch), 405);
+    server.faults().forbid("patch", Kind::Events, true);
+    assert_eq!(send("PATCH", "events/a.1", merge, &patch), 403);
+    let event = store.get(Kind::Events, "shop", "a.1").expect("it is there");
+    assert_eq!(
+        (&event["message"], &event["count"], &event["reason"]),
+        (&json!("second"), &json!(2), &json!("R"))
+    );
 }
 
 #[test]

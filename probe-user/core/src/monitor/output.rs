@@ -59,6 +59,13 @@ impl Monitor {
         listing(live.iter().chain(self.terminations.newest_first()), filter, |item| item)
     }
 
+    /// Ended terminations that were polled already, in the order of their conclusion.
+    pub fn polled(&self) -> Vec<&Termination> {
+        let mut polled: Vec<_> = self.terminations.newest_first().skip(self.ended.len()).collect();
+        polled.reverse();
+        polled
+    }
+
     /// Containers that ended while their pod went on, newest first.
     pub fn restarts(&self, filter: &Filter) -> Listing<Restart> {
         listing(self.restarts.newest_first(), filter, |item| &item.container_restart)

@@ -1,6 +1,6 @@
 //! From request to response: authentication, faults, then the route.
 //!
-//! Whatever goes wrong is a `Status` object with its HTTP status. Watches answer at once and go on in a task of their own.
+//! What is written is [`super::write`]'s. Whatever goes wrong is a `Status` object with its HTTP status. Watches answer at once and go on in a task of their own.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -12,11 +12,13 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::Service;
+use super::write::Write;
 use crate::apiserver::connection::Tear;
 use crate::apiserver::faults::Gone;
 use crate::apiserver::kind::Kind;
@@ -29,10 +31,11 @@ type Body = BoxBody<Bytes, std::io::Error>;
 impl Service {
     pub(super) async fn answer(
         self: Arc<Self>,
-        request: &Request<Incoming>,
+        request: Request<Incoming>,
         tear: &Tear,
     ) -> Result<Response<Body>, Infallible> {
-        let response = match self.route(request, tear).await {
+        let (head, body) = request.into_parts();
+        let response = match self.route(&head, body, tear).await {
             Ok(response) => response,
             Err(failure) => {
                 let code = StatusCode::from_u16(failure.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -48,27 +51,36 @@ impl Service {
 
     async fn route(
         self: &Arc<Self>,
-        request: &Request<Incoming>,
+        head: &Parts,
+        body: Incoming,
         tear: &Tear,
     ) -> Result<Response<Body>, Failure> {
-        let path = request.uri().path();
+        let path = head.uri.path();
         let route = Route::parse(path);
-        if request.method() != Method::GET {
-            self.audit.record(&request.method().as_str().to_ascii_lowercase(), path, None, "");
+        if head.method != Method::GET {
+            if let Ok(route) = &route
+                && let Some(write) = Write::of(&head.method, route)
+            {
+                self.authenticate(head)?;
+                let (code, object) = self.write(write, head, body).await?;
+                return Ok(json_response(code, &object));
+            }
+            self.audit.record(&head.method.as_str().to_ascii_lowercase(), path, None, "");
             let message = "the server does not allow this method on the requested resource";
             return Err(Failure::new(405, "MethodNotAllowed", message));
         }
-        self.authenticate(request)?;
+        self.authenticate(head)?;
         match route {
             Err(failure) => {
                 self.audit.record("get", path, None, "");
                 Err(failure)
             }
             Ok(Route::Collection(kind, namespace)) => {
-                let query = Query::parse(kind, request.uri().query().unwrap_or_default())?;
+                let query = Query::parse(kind, head.uri.query().unwrap_or_default())?;
                 let verb = if query.watch { "watch" } else { "list" };
                 self.audit.record(verb, kind.resource(), namespace.as_deref(), &query.selector_text);
-                accepts_json(request)?;
+                accepts_json(head)?;
+                self.faults.authorize(verb, kind, namespace.as_deref())?;
                 self.interfere(kind).await?;
                 if query.watch {
                     return self.watch(kind, namespace, query, tear);
@@ -79,6 +91,7 @@ impl Service {
             Ok(Route::Object(kind, namespace, name)) => {
                 let scope = Some(namespace.as_str()).filter(|namespace| !namespace.is_empty());
                 self.audit.record("get", kind.resource(), scope, "");
+                self.faults.authorize("get", kind, scope)?;
                 self.interfere(kind).await?;
                 let object =
                     self.store.get(kind, &namespace, &name).or(Err(Failure::not_found(kind, &name)))?;
@@ -91,16 +104,16 @@ impl Service {
         }
     }
 
-    fn authenticate(&self, request: &Request<Incoming>) -> Result<(), Failure> {
-        let Some(token) = &self.options.token else { return Ok(()) };
-        let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        if given.and_then(|value| value.strip_prefix("Bearer ")) == Some(token) {
+    fn authenticate(&self, head: &Parts) -> Result<(), Failure> {
+        let Some(token) = self.token() else { return Ok(()) };
+        let given = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        if given.and_then(|value| value.strip_prefix("Bearer ")) == Some(token.as_str()) {
             return Ok(());
         }
         Err(Failure::new(401, "Unauthorized", "Unauthorized"))
     }
 
-    async fn interfere(&self, kind: Kind) -> Result<(), Failure> {
+    pub(super) async fn interfere(&self, kind: Kind) -> Result<(), Failure> {
         let (delay, failure) = self.faults.next_request(kind);
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
@@ -146,8 +159,8 @@ impl Service {
 }
 
 /// Only plain JSON is spoken: neither metadata-only objects nor tables nor protobuf.
-fn accepts_json(request: &Request<Incoming>) -> Result<(), Failure> {
-    let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
+fn accepts_json(head: &Parts) -> Result<(), Failure> {
+    let accept = head.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
     let plain = |kind: &str| matches!(kind.trim(), "application/json" | "application/*" | "*/*");
     if accept.split(',').any(plain) {
         return Ok(());
@@ -185,7 +198,7 @@ fn resources(group: &str) -> Value {
             "singularName": kind.object_kind().to_ascii_lowercase(),
             "namespaced": kind.namespaced(),
             "kind": kind.object_kind(),
-            "verbs": ["get", "list", "watch"],
+            "verbs": if *kind == Kind::Events { json!(["create", "get", "list", "patch", "watch"]) } else { json!(["get", "list", "watch"]) },
         })
     };
     let group_version = kinds.first().map_or("v1", |kind| kind.api_version());

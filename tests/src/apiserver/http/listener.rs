@@ -94,7 +94,7 @@ async fn serve_connection(service: Arc<Service>, stream: TcpStream) {
     let io = TokioIo::new(Connection::new(stream, tear.clone()));
     let handler = service_fn(move |request| {
         let (service, tear) = (Arc::clone(&service), tear.clone());
-        async move { service.answer(&request, &tear).await }
+        async move { service.answer(request, &tear).await }
     });
     // Errors are the client's or an injected fault's business: the connection is closed either way.
     drop(http1::Builder::new().serve_connection(io, handler).await);
