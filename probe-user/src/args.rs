@@ -139,6 +139,9 @@ pub struct AgentArgs {
     /// Servers.
     #[command(flatten)]
     pub http: HttpArgs,
+    /// Uid of the agent's own pod, which --grace is not for; without it its cgroup is asked, which a private namespace hides
+    #[arg(long, env = "DRAINSCOPE_POD_UID", value_name = "UID")]
+    pub pod_uid: Option<String>,
     /// Root of cgroupfs, or of the subtree that this agent keeps to
     #[arg(long, env = "DRAINSCOPE_CGROUP_ROOT", value_name = "DIR", default_value = "/sys/fs/cgroup")]
     pub cgroup_root: PathBuf,

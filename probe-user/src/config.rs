@@ -37,6 +37,9 @@ pub enum ConfigError {
     /// Not a name that a Node can have.
     #[error("--node-name {0:?} is no node name (lower-case letters, digits, '-' and '.', at most 253)")]
     BadNodeName(String),
+    /// Not a uid that a pod can have.
+    #[error("--pod-uid {0:?} is no pod's uid (take metadata.uid from the downward API)")]
+    BadPodUid(String),
     /// Both servers on one address.
     #[error("--listen and --api-listen are both {0}: give them different ports")]
     SameAddress(SocketAddr),
@@ -70,6 +73,8 @@ pub enum ConfigError {
 pub struct Config {
     /// This node.
     pub node_name: String,
+    /// The pod that the agent runs in, if somebody said so.
+    pub pod_uid: Option<String>,
     /// Kubeconfig; else in-cluster.
     pub kubeconfig: Option<PathBuf>,
     /// Metrics and health.
@@ -115,8 +120,12 @@ impl Config {
         if let Some(path) = pin_dir.as_ref().filter(|path| !path.is_absolute()) {
             return Err(ConfigError::RelativePath { flag: "--pin-dir", path: path.clone() });
         }
+        if let Some(uid) = args.pod_uid.as_ref().filter(|uid| !crate::kube::names::is_uid(uid)) {
+            return Err(ConfigError::BadPodUid(uid.clone()));
+        }
         Ok(Self {
             node_name,
+            pod_uid: args.pod_uid.clone(),
             kubeconfig: args.kube.kubeconfig.clone(),
             listen,
             api_listen,
@@ -195,6 +204,17 @@ mod tests {
         assert_eq!(config(&[], Some("")).expect_err("empty"), ConfigError::NoNodeName);
         let error = config(&["--node-name", "a&limit=1"], None).expect_err("not a name");
         assert_eq!(error, ConfigError::BadNodeName("a&limit=1".into()));
+    }
+
+    #[test]
+    fn the_own_pod_has_a_uid_or_is_not_told() {
+        let of = |flags: &[&str]| config(&[&["--node-name", "n"], flags].concat(), None).map(|c| c.pod_uid);
+        let uid = "5b0d7c2e-0b1f-4a53-8d3b-0f3c1f2f9f7d";
+        assert_eq!(of(&["--pod-uid", uid]), Ok(Some(uid.to_owned())));
+        assert_eq!(of(&[]), Ok(None));
+        for bad in ["", "a b", "$(POD_UID)"] {
+            assert_eq!(of(&["--pod-uid", bad]), Err(ConfigError::BadPodUid(bad.into())), "{bad}");
+        }
     }
 
     #[test]

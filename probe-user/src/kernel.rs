@@ -19,8 +19,8 @@ pub use tables::{ApplyError, MapUsage, ReadError};
 use crate::clock::mono_now;
 use crate::host::cgroup::{self, Hierarchy};
 use aya::maps::{Array, MapData, MapError, RingBuf};
-use aya::programs::BtfTracePoint;
 use aya::programs::links::FdLink;
+use aya::programs::{BtfTracePoint, ProgramInfo};
 use aya::{EbpfLoader, VerifierLogLevel};
 use btf::{Btf, BtfError};
 use hooks::{PROGRAMS, Program};
@@ -153,8 +153,8 @@ pub struct ProgramStats {
 /// The loaded kernel side. Dropping it detaches everything that is not pinned.
 pub struct Kernel {
     ebpf: aya::Ebpf,
-    /// Programs that the agent before this one had attached.
-    adopted: BTreeMap<&'static str, BtfTracePoint>,
+    /// Programs that the agent before this one had attached, and where they are pinned.
+    adopted: BTreeMap<&'static str, PathBuf>,
     hooks: Vec<Hook>,
     tables: Tables,
     ring: Option<Ring>,
@@ -394,14 +394,11 @@ impl Kernel {
     }
 
     fn run_statistics(&self, program: &str) -> Option<(u64, u64)> {
-        let program: &BtfTracePoint = match self.adopted.get(program) {
-            Some(program) => program,
-            None => self.ebpf.program(program)?.try_into().ok()?,
+        let info = match self.adopted.get(program) {
+            Some(pin) => ProgramInfo::from_pin(pin).ok()?,
+            None => <&BtfTracePoint>::try_from(self.ebpf.program(program)?).ok()?.info().ok()?,
         };
-        let fd = program.fd().ok()?.as_fd().as_raw_fd();
-        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
-        let value = |key: &str| info.lines().find_map(|line| line.strip_prefix(key))?.trim().parse().ok();
-        Some((value("run_cnt:")?, value("run_time_ns:")?))
+        Some((info.run_count(), u64::try_from(info.run_time().as_nanos()).ok()?))
     }
 }
 

@@ -210,7 +210,7 @@ pub async fn start(
         hierarchy: side.hierarchy,
         journal: Journal { format },
         kernel_log: kernel_log.map(|mut log| Box::new(move || log.flush()) as Box<dyn FnMut() + Send>),
-        own_pod: cgroup::own_pod_uid(),
+        own_pod: config.pod_uid.clone().or_else(cgroup::own_pod_uid),
     });
     let (stop, stopping) = watch::channel(false);
     let driver = tokio::spawn(driver.run(stopping.clone()));

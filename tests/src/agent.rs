@@ -2,6 +2,7 @@
 //!
 //! Nothing of the agent is linked here; what it says is read from its API by types of this crate's own.
 
+mod ports;
 mod recording;
 mod report;
 mod words;
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output};
 use std::time::Duration;
@@ -18,12 +20,12 @@ use anyhow::{Context as _, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+pub use ports::Ports;
 pub use recording::Recording;
 pub use report::{Connections, Container, Evidence, Pod, Requests, Restart, Step, Termination};
 pub use words::Words;
 
 use crate::World;
-use crate::controllers::PodRef;
 use crate::node::find_program;
 use crate::wait::{wait_for, wait_until};
 
@@ -42,7 +44,7 @@ const API: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST
 #[derive(Debug)]
 pub struct Agent {
     child: Child,
-    log: PathBuf,
+    ports: Ports,
 }
 
 impl Agent {
@@ -81,7 +83,7 @@ impl Agent {
             .stderr(file)
             .spawn()
             .context("start the agent")?;
-        Ok(Self { child, log })
+        Ok(Self { child, ports: Ports::new(log) })
     }
 
     /// Its pid.
@@ -95,11 +97,6 @@ impl Agent {
         self.child.wait().context("wait for the agent").map(drop)
     }
 
-    /// What it logged so far.
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
     /// Waits until it says that it is ready: hooks attached, first lists in.
     pub fn wait_ready(&mut self, timeout: Duration) -> anyhow::Result<()> {
         let is_ready = || {
@@ -111,74 +108,6 @@ impl Agent {
         wait_for("a ready agent", timeout, is_ready).with_context(|| {
             format!("/readyz: {:?}; the agent's log: {}", fetch(LISTEN, "/readyz?verbose"), self.log())
         })
-    }
-
-    /// `GET path` on the metrics port: status and body.
-    pub fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
-        fetch(LISTEN, path)
-    }
-
-    /// `GET path` on the API port, which must succeed.
-    pub fn api(&self, path: &str) -> anyhow::Result<serde_json::Value> {
-        let (status, body) = fetch(API, path)?;
-        ensure!(status == 200, "{path}: {status}: {body}");
-        serde_json::from_str(&body).with_context(|| format!("{path}: not JSON: {body}"))
-    }
-
-    /// The metrics, in Prometheus' text format.
-    pub fn metrics(&self) -> anyhow::Result<Metrics> {
-        let (status, body) = self.get("/metrics")?;
-        ensure!(status == 200, "/metrics: {status}");
-        Metrics::parse(&body)
-    }
-
-    /// Every termination that it remembers, newest first.
-    pub fn terminations(&self) -> anyhow::Result<Vec<Termination>> {
-        self.terminations_of(None)
-    }
-
-    /// Those of this workload, or all.
-    fn terminations_of(&self, workload: Option<&str>) -> anyhow::Result<Vec<Termination>> {
-        let filter = workload.map(|name| format!("&workload={name}")).unwrap_or_default();
-        let mut listing = self.api(&format!("/api/v1/terminations?limit=1000{filter}"))?;
-        ensure!(listing["truncated"] == false, "the list of terminations is cut");
-        serde_json::from_value(listing["items"].take()).context("terminations")
-    }
-
-    /// The terminations of these pods, in their order, once all of them have ended.
-    pub fn wait_ended(&self, pods: &[PodRef], timeout: Duration) -> anyhow::Result<Vec<Termination>> {
-        self.wait_ended_of(None, pods, timeout)
-    }
-
-    /// As [`Self::wait_ended`], asking for this workload's alone: where there are many, the whole list is long.
-    pub fn wait_ended_of(
-        &self,
-        workload: Option<&str>,
-        pods: &[PodRef],
-        timeout: Duration,
-    ) -> anyhow::Result<Vec<Termination>> {
-        let known = || -> anyhow::Result<Vec<Termination>> {
-            let known = self.terminations_of(workload)?;
-            let of = |pod: &PodRef| known.iter().find(|item| item.pod.uid == pod.uid).cloned();
-            Ok(pods.iter().filter_map(of).collect())
-        };
-        let look = || {
-            let found = known()?;
-            let all = found.len() == pods.len() && found.iter().all(|item| item.state == "ended");
-            Ok(all.then_some(found))
-        };
-        wait_until("the ends", timeout, POLL, look).with_context(|| {
-            let states = known()
-                .map(|found| found.into_iter().map(|item| (item.pod.name, item.state)).collect::<Vec<_>>());
-            format!("{states:?} of {}; the agent's log: {}", pods.len(), self.log())
-        })
-    }
-
-    /// Every container restart that it remembers, newest first.
-    pub fn restarts(&self) -> anyhow::Result<Vec<Restart>> {
-        let mut listing = self.api("/api/v1/restarts?limit=1000")?;
-        ensure!(listing["truncated"] == false, "the list of restarts is cut");
-        serde_json::from_value(listing["items"].take()).context("restarts")
     }
 
     /// Sends it a signal.
@@ -242,6 +171,14 @@ fn command(
     Ok(command)
 }
 
+impl Deref for Agent {
+    type Target = Ports;
+
+    fn deref(&self) -> &Ports {
+        &self.ports
+    }
+}
+
 impl Drop for Agent {
     fn drop(&mut self) {
         // It may have ended already.
@@ -285,6 +222,11 @@ impl Metrics {
             samples.insert(series.to_owned(), value.parse().with_context(|| line.to_owned())?);
         }
         Ok(Self(samples))
+    }
+
+    /// All samples: `name{labels}` as written, and the value.
+    pub fn samples(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.0.iter().map(|(series, &value)| (series.as_str(), value))
     }
 
     /// Sum of the samples of a name whose labels contain each of `labels` (as `key="value"`).

@@ -18,6 +18,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::image;
 use crate::launch;
 use crate::metadata::Metadata;
 use crate::privilege::{self, Privilege};
@@ -28,6 +29,8 @@ use node::Node;
 
 /// Everything that a cluster keeps; it is there exactly while one is, or after a crash.
 const STATE: &str = "/var/cache/drainscope-cluster";
+/// What installs the agent, from the workspace's root.
+const CHART: &str = "deploy/helm/drainscope";
 
 /// Flags and what to do.
 #[derive(Args)]
@@ -116,6 +119,7 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<bool> {
         build::ensure(&metadata.root, &cache)?;
         if matches!(args.action, Action::Test { .. }) {
             launch::prepare(&setup)?;
+            image::run(&setup, &archive(&metadata), None)?;
         }
     }
     if privilege == Privilege::Sudo {
@@ -186,6 +190,11 @@ fn inside(node: &Node, programs: &Programs, program: &OsString) -> Result<Comman
     Ok(command)
 }
 
+/// The agent's image.
+fn archive(metadata: &Metadata) -> PathBuf {
+    metadata.target.join("drainscope.tar")
+}
+
 /// One run of the test program for each kube-proxy, each in a cluster of its own. Pods end the same way under both, so the second has the rolling updates
 /// only, and adds them to the first one's report.
 fn test(metadata: &Metadata, programs: &Programs, proxy: Option<Proxy>, args: &[OsString]) -> Result<bool> {
@@ -207,7 +216,13 @@ fn test(metadata: &Metadata, programs: &Programs, proxy: Option<Proxy>, args: &[
         Node::remove()?;
         let node = up(programs, proxy)?;
         let mut command = inside(&node, programs, &program)?;
-        command.args(["--proxy", proxy.name(), "--state", STATE]).args(args);
+        command.args(["--proxy", proxy.name(), "--state", STATE]);
+        command
+            .arg("--image")
+            .arg(archive(metadata))
+            .arg("--chart")
+            .arg(metadata.root.join(CHART))
+            .args(args);
         if number > 0 && !names("--only") {
             command.args(["--only", "experiments"]);
         }

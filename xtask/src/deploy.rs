@@ -6,7 +6,7 @@
 //! is sent to a cluster.
 
 mod chart;
-mod helm;
+pub(crate) mod helm;
 mod names;
 
 use std::fs;

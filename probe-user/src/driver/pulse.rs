@@ -40,7 +40,7 @@ pub(crate) struct OtherPods {
 }
 
 impl OtherPods {
-    /// `own`: what the agent's own cgroup says of its pod. The receiver has `None` until the first list is in.
+    /// `own`: the uid of the agent's pod, as its cgroup has it. The receiver has `None` until the first list is in.
     pub(crate) fn new(own: Option<String>) -> (Self, watch::Receiver<Option<usize>>) {
         let (left, receiver) = watch::channel(None);
         (Self { own, alive: BTreeSet::new(), listed: false, left }, receiver)

@@ -9,8 +9,8 @@
 //! Names have no dots: bpffs refuses them. Removing the files detaches the programs and frees the maps.
 
 use aya::maps::{Array, Map, MapData, MapInfo};
-use aya::programs::BtfTracePoint;
 use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::{BtfTracePoint, ProgramInfo};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use probe_ebpf::wire::{
     ABI, Closed, Container, Control, Counters, LISTENERS_EACH, Listening, Port, PortKey, ProbeKey, Probing,
@@ -203,11 +203,13 @@ impl Pins {
         Saved::new(map.try_into().ok()?).load()
     }
 
-    /// A program of an instance, if it is pinned and attached.
-    pub(super) fn adopt(&self, instance: u64, name: &str) -> Option<BtfTracePoint> {
+    /// Where a program of an instance is, if it is pinned and attached. Its descriptor is not kept: aya's type for it would look
+    /// the kernel's BTF up by its id, which takes CAP_SYS_ADMIN.
+    pub(super) fn adopt(&self, instance: u64, name: &str) -> Option<PathBuf> {
         let path = self.set(instance).join(name);
         PinnedLink::from_pin(link_path(&path)).ok()?;
-        BtfTracePoint::from_pin(path).ok()
+        ProgramInfo::from_pin(&path).ok()?;
+        Some(path)
     }
 
     /// Keeps a program attached from now on.

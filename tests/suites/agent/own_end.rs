@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -23,6 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("after SIGTERM the agent serves until the node's pods are gone", until_pods_are_gone),
         trial("after SIGTERM the agent serves for its grace, or until a second one", until_grace_or_second),
+        trial("after SIGTERM the agent does not wait for its own pod", own_pod),
     ]
 }
 
@@ -84,6 +85,20 @@ fn until_grace_or_second() -> anyhow::Result<()> {
     site.agent.signal(Signal::SIGTERM)?;
     site.agent.wait_exit(PROMPT)?;
     ensure!(told.elapsed() < SOON, "the second signal changed nothing");
+    site.finish()
+}
+
+/// In a private cgroup namespace the agent sees nothing of its own pod; the uid is told.
+fn own_pod() -> anyhow::Result<()> {
+    let mut site = Site::in_world(World::start(config())?, &LONG)?;
+    let deployment = site.deploy("own", 1, &PodTemplate::testserver("own", &[]))?;
+    let [own] = deployment.pods() else { bail!("not one pod: {:?}", deployment.pods()) };
+    // The first agent is killed.
+    let flags = [&LONG[..], &["--pod-uid", &own.uid]].concat();
+    site.agent = Agent::start(&site.world, &program()?, &flags)?;
+    site.agent.wait_ready(SOON)?;
+    site.agent.signal(Signal::SIGTERM)?;
+    site.agent.wait_exit(PROMPT)?;
     site.finish()
 }
 

@@ -31,6 +31,13 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
+/// What the chart gives the agent, and nothing else.
+const CAPABILITIES: [&str; 3] = ["setpriv", "--bounding-set=-all,+bpf,+perfmon", "--inh-caps=-all"];
+
+fn start_agent(world: &World, arguments: &[&str]) -> anyhow::Result<Agent> {
+    Agent::start_through(world, &CAPABILITIES, &program()?, arguments)
+}
+
 /// A world with an agent that pins, a Deployment of three behind a Service, and clients.
 struct Scene {
     site: Site,
@@ -45,7 +52,9 @@ impl Scene {
     fn start() -> anyhow::Result<Self> {
         let world = World::start(config())?;
         let pins = world.node().bpffs()?.join("drainscope");
-        let site = Site::in_world(world, &["--pin-dir", utf8(&pins)?])?;
+        let mut agent = start_agent(&world, &["--pin-dir", utf8(&pins)?])?;
+        agent.wait_ready(SOON)?;
+        let site = Site { agent, world };
         let template = PodTemplate::testserver("web", &["--on-term", "exit"]);
         let deployment = site.deploy("web", 4, &template)?;
         let service = site.world.service(NAMESPACE, "web", "web")?;
@@ -60,7 +69,7 @@ impl Scene {
     /// Another agent in place of the one that is dead.
     fn start_agent(&mut self, more: &[&str]) -> anyhow::Result<()> {
         let arguments = [&["--pin-dir", utf8(&self.pins)?], more].concat();
-        self.site.agent = Agent::start(&self.site.world, &program()?, &arguments)?;
+        self.site.agent = start_agent(&self.site.world, &arguments)?;
         self.site.agent.wait_ready(SOON)
     }
 

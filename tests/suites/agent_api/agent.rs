@@ -29,6 +29,7 @@ impl Agent {
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
         let config = Config {
             node_name: NODE.into(),
+            pod_uid: None,
             kubeconfig: Some(file.0.clone()),
             listen: any,
             api_listen: any,

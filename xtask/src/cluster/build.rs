@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
+use crate::deploy::helm;
 use crate::process;
 use crate::setup;
 
@@ -39,6 +40,7 @@ pub(super) struct Programs {
     kube: PathBuf,
     fortio: PathBuf,
     images: PathBuf,
+    helm: PathBuf,
 }
 
 impl Programs {
@@ -50,7 +52,7 @@ impl Programs {
     /// Puts the programs before everything else on a command's path.
     pub(super) fn put_on_path(&self, command: &mut Command) -> Result<()> {
         let inherited = process::search_path();
-        let own = [&self.kube, &self.fortio, &self.images].map(PathBuf::clone).into_iter();
+        let own = [&self.kube, &self.fortio, &self.images, &self.helm].map(PathBuf::clone).into_iter();
         let path = env::join_paths(own.chain(env::split_paths(&inherited)));
         command.env("PATH", path.context("the cache's folder has a colon in its name")?);
         Ok(())
@@ -65,7 +67,7 @@ pub(super) fn user_cache() -> Result<PathBuf> {
 /// Where everything is, once built.
 pub(super) fn find(root: &Path, cache: &Path) -> Result<Programs> {
     let [kube, fortio, images] = MODULES.map(|(module, ..)| place(root, cache, module));
-    Ok(Programs { kube: kube?, fortio: fortio?, images: images? })
+    Ok(Programs { kube: kube?, fortio: fortio?, images: images?, helm: helm::folder(cache) })
 }
 
 /// Builds what is not in the cache.
@@ -89,7 +91,7 @@ pub(super) fn ensure(root: &Path, cache: &Path) -> Result<()> {
         fs::rename(&partial, &place).with_context(|| format!("cannot move into {}", place.display()))?;
         eprintln!("cluster: {what}: built in {:.0} s", begun.elapsed().as_secs_f64());
     }
-    Ok(())
+    helm::ensure_in(cache).map(drop)
 }
 
 fn source(root: &Path, module: &str) -> PathBuf {

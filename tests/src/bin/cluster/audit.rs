@@ -36,10 +36,14 @@ fn kind(entry: &Value) -> (String, String) {
     } else if text(&entry["requestURI"]).contains("fieldSelector=spec.nodeName") {
         resource += " of the node";
     }
+    // What RBAC does not allow, or a token that is none any more.
+    if let Some(code @ (401 | 403)) = entry["responseStatus"]["code"].as_u64() {
+        resource = format!("{resource}, refused with {code}");
+    }
     (text(&entry["verb"]), resource)
 }
 
-/// Requests that the agent has no business to make.
+/// Requests that the agent has no business to make, or no right to.
 pub(crate) fn excessive(requests: &Requests) -> Vec<String> {
     const ALLOWED: [&str; 3] =
         ["pods of the node", "services of a namespace", "endpointslices of a namespace"];
@@ -47,7 +51,8 @@ pub(crate) fn excessive(requests: &Requests) -> Vec<String> {
         let fine = ["list", "watch"].contains(&verb.as_str()) && ALLOWED.contains(&resource.as_str());
         (!fine).then(|| format!("{count} requests {verb} {resource}"))
     };
-    requests.iter().filter_map(unwanted).collect()
+    let none = requests.is_empty().then(|| "no request of the agent's ServiceAccount".to_owned());
+    requests.iter().filter_map(unwanted).chain(none).collect()
 }
 
 #[cfg(test)]
@@ -62,6 +67,8 @@ mod tests {
                 &json!({"verb": verb, "requestURI": uri, "objectRef": {"resource": resource, "namespace": namespace}}),
             )
         };
+        let refused = kind(&json!({"verb": "list", "requestURI": "/apis/x", "responseStatus": {"code": 403},
+                "objectRef": {"resource": "endpointslices", "namespace": "shop"}}));
         for (fine, request) in [
             (
                 true,
@@ -72,9 +79,11 @@ mod tests {
             (false, object("pods", None, "/api/v1/pods", "list")),
             (false, object("pods", Some("shop"), "/api/v1/namespaces/shop/pods/a", "get")),
             (false, kind(&json!({"verb": "get", "requestURI": "/apis"}))),
+            (false, refused),
         ] {
             let requests = Requests::from([(request.clone(), 1)]);
             assert_eq!(excessive(&requests).is_empty(), fine, "{request:?}");
         }
+        assert!(!excessive(&Requests::new()).is_empty(), "none at all is another's log");
     }
 }

@@ -35,9 +35,17 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Forgets the connections of earlier runs (a port that is used again could meet one that still leads to a dead pod), then listens.
-    pub(crate) fn start() -> anyhow::Result<Self> {
-        Command::new("conntrack").arg("-F").stderr(Stdio::null()).status().context("start conntrack")?;
+    /// Forgets earlier connections to this address of a Service (a port that is used again could meet one that still leads to a dead pod) and no others,
+    /// for the agent's own watches go through a Service too; then listens.
+    pub(crate) fn start(target: SocketAddr) -> anyhow::Result<Self> {
+        let (address, port) = (target.ip().to_string(), target.port().to_string());
+        Command::new("conntrack")
+            .args(["-D", "-p", "tcp", "-d", &address, "--dport", &port])
+            // One line for each; status 1 where there is none.
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .context("start conntrack")?;
         let mut child = Command::new("conntrack")
             .args(["-E", "-p", "tcp", "-e", "NEW", "--buffer-size", BUFFER_BYTES])
             .stdout(Stdio::piped())

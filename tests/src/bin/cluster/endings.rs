@@ -15,11 +15,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
-use world::agent::{Agent, Restart, Termination};
+use world::agent::{Ports, Restart, Termination};
 use world::controllers::PodRef;
 
 use crate::kubectl;
 use crate::pods::{self, NAMESPACE};
+use crate::report::Row;
 use crate::site::Site;
 use pending::Pending;
 
@@ -27,15 +28,6 @@ use pending::Pending;
 const SETTLING: Duration = Duration::from_secs(180);
 /// Cases at once: each starts a pod, and more of that than two cores can do makes an agent miss the order of things.
 const AT_ONCE: usize = 5;
-
-/// What came of a case.
-#[derive(Clone)]
-pub(crate) struct Ending {
-    pub(crate) name: &'static str,
-    pub(crate) ok: bool,
-    /// What the agent said, or what was wrong with it.
-    pub(crate) detail: String,
-}
 
 type Case = (&'static str, fn(&Site) -> anyhow::Result<String>);
 
@@ -63,12 +55,11 @@ const CASES: &[Case] = &[
 const ALONE: &[Case] = &[("kubelet killed during a termination", kubelet::killed)];
 
 /// Runs the cases whose name contains this.
-pub(crate) fn run(site: &Site, filter: &str) -> anyhow::Result<Vec<Ending>> {
+pub(crate) fn run(site: &Site, filter: &str) -> anyhow::Result<Vec<Row>> {
     let ending = |&(name, case): &Case| {
         let result = case(site);
         eprintln!("cluster: {name}: {}", if result.is_ok() { "right" } else { "WRONG" });
-        let ok = result.is_ok();
-        Ending { name, ok, detail: result.unwrap_or_else(|error| format!("{error:#}")) }
+        Row::of(name, result)
     };
     let wanted = |(name, _): &&Case| name.contains(filter);
     eprintln!("cluster: {} ways to end", CASES.iter().chain(ALONE).filter(wanted).count());
@@ -77,7 +68,7 @@ pub(crate) fn run(site: &Site, filter: &str) -> anyhow::Result<Vec<Ending>> {
     let take = || cases.get(next.fetch_add(1, Ordering::Relaxed)).map(|case| ending(case));
     let mut endings = thread::scope(|scope| {
         let workers: Vec<_> =
-            (0..AT_ONCE).map(|_| scope.spawn(|| std::iter::from_fn(take).collect::<Vec<Ending>>())).collect();
+            (0..AT_ONCE).map(|_| scope.spawn(|| std::iter::from_fn(take).collect::<Vec<Row>>())).collect();
         workers
             .into_iter()
             .map(|worker| worker.join().ok().context("a case panicked"))
@@ -101,13 +92,13 @@ fn delete(name: &str, extra: &[&str]) -> anyhow::Result<()> {
 }
 
 /// What the agent says of a pod's end.
-fn ended(agent: &Agent, pod: &PodRef) -> anyhow::Result<Termination> {
+fn ended(agent: &Ports, pod: &PodRef) -> anyhow::Result<Termination> {
     let mut ends = agent.wait_ended(std::slice::from_ref(pod), SETTLING)?;
     ends.pop().context("a pod that ended")
 }
 
 /// What the agent says of the end of a container of that pod.
-fn restarted(agent: &Agent, pod: &PodRef) -> anyhow::Result<Restart> {
+fn restarted(agent: &Ports, pod: &PodRef) -> anyhow::Result<Restart> {
     kubectl::wait("the agent reports the restart", SETTLING, || {
         let restarts = agent.restarts()?;
         Ok(restarts

@@ -1,46 +1,30 @@
 //! The founding experiment: a Deployment of three replicas behind a Service, steady load through it, one rolling update; first without a preStop sleep, then
-//! with the one that the agent advises.
+//! with the one that the agent advises, which is a Deployment of its own: what is said of the one is not said of the other.
 //!
-//! fortio is there for the article's figures. It repeats a request once on a dead kept connection, so its failures are at most the attempts lost. Our own generator, at work at
-//! the same time, never retries: each of its failures is joined with the agent's evidence.
+//! fortio is there for the article's figures. It repeats a request once on a dead kept connection, so its failures are at most the attempts lost. Our own generator never retries.
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
-use serde_json::{Value, json};
+use anyhow::{Context as _, anyhow, ensure};
+use serde_json::Value;
 use world::agent::Termination;
-use world::clients::{Load, Tally};
-use world::controllers::PodRef;
-use world::judge::{self, Verdict};
+use world::clients::Tally;
+use world::judge::Verdict;
 
-use crate::conntrack::{Clients, Listener};
-use crate::kubectl;
-use crate::pods::{self, NAMESPACE, PATIENCE};
+use crate::alerts::Prometheus;
+use crate::report::Row;
+use crate::rollout::{self, AFTER, BEFORE, PATH};
 use crate::site::Site;
 
-/// Deployment and Service.
-const NAME: &str = "web";
-const REPLICAS: usize = 3;
-/// The node's address, for NodePorts.
-const NODE: [u8; 4] = [10, 89, 0, 1];
-/// What a request takes at the server, as in the article; it paces the clients.
-const REQUEST: &str = "/?delay=50ms";
-/// Load in all; the update begins after [`BEFORE`].
-const DURATION: Duration = Duration::from_secs(40);
-const BEFORE: Duration = Duration::from_secs(4);
-/// Load goes on for so long after the last old pod is gone.
-const AFTER: Duration = Duration::from_secs(3);
-/// Our clients: 8 keep their connection, 24 open one for each request; 200 requests a second.
-const CLIENTS: &str =
-    "--keepalive 8 --keepalive-rate 10 --new 24 --new-rate 5 --connect-timeout 3 --timeout 5";
-/// Their ports. fortio's are above 32767, where the kernel chooses.
-const OWN_PORTS: std::ops::RangeInclusive<u16> = 10_000..=29_999;
+/// Deployments and Services: without a preStop sleep, and with one.
+const WITHOUT: &str = "web";
+const WITH: &str = "web-prestop";
+/// Load in all.
+const DURATION: Duration = Duration::from_secs(24);
 /// fortio's clients and their requests a second together.
 const FORTIO: (&str, &str) = ("8", "120");
-/// The bound on the agent's settling: it waits for 10 s of quiet by itself, and gives up after 120 s.
-const SETTLING: Duration = Duration::from_secs(150);
 
 /// How clients reach the Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,75 +79,67 @@ impl Fortio {
     }
 }
 
-/// Runs without a preStop sleep, then as many with the longest that the agent advised.
-pub(crate) fn run(site: &Site, path: Path, runs: u32) -> anyhow::Result<Vec<Experiment>> {
-    let target = service(path)?;
-    let mut without = Experiment { path, prestop_seconds: 0, runs: Vec::new() };
-    for _ in 0..runs {
-        without.runs.push(update(site, target, &without)?);
-    }
-    let advised = |run: &Run| run.advice["prestop_seconds"].as_u64();
-    let advised =
-        without.runs.iter().filter_map(advised).max().context("the agent advises no preStop sleep")?;
-    let mut with = Experiment { path, prestop_seconds: advised, runs: Vec::new() };
-    for _ in 0..runs {
-        with.runs.push(update(site, target, &with)?);
-    }
-    Ok(vec![without, with])
-}
-
-fn service(path: Path) -> anyhow::Result<SocketAddr> {
-    kubectl::apply(&pods::service(NAME, "NodePort"))?;
-    let service = kubectl::get(&["service", "-n", NAMESPACE, NAME])?;
-    let spec = &service["spec"];
-    let port = |key: &str| -> anyhow::Result<u16> {
-        Ok(u16::try_from(spec["ports"][0][key].as_u64().context("the Service has a port")?)?)
-    };
-    Ok(match path {
-        Path::ClusterIp => {
-            let address = spec["clusterIP"].as_str().context("the Service has an address")?;
-            SocketAddr::new(address.parse()?, port("port")?)
+/// Both paths, each without a preStop sleep and then with the longest that the agent advised; and what a Prometheus that was there all the time says.
+pub(crate) fn run(site: &Site, runs: u32) -> anyhow::Result<(Vec<Experiment>, Vec<Row>)> {
+    let prometheus = Prometheus::start(site)?;
+    let (mut experiments, mut rows) = (Vec::new(), Vec::new());
+    let mut clean = Err(anyhow!("there was no clean rollout"));
+    for path in [Path::ClusterIp, Path::NodePort] {
+        let mut without = Experiment { path, prestop_seconds: 0, runs: Vec::new() };
+        for _ in 0..runs {
+            without.runs.push(update(site, WITHOUT, &without)?);
+            if rows.is_empty() {
+                // Its very first losses.
+                rows.push(prometheus.fires(WITHOUT));
+            }
         }
-        Path::NodePort => SocketAddr::from((NODE, port("nodePort")?)),
-    })
+        let advised = |run: &Run| run.advice["prestop_seconds"].as_u64();
+        let advised =
+            without.runs.iter().filter_map(advised).max().context("the agent advises no preStop sleep")?;
+        if path == Path::ClusterIp {
+            // fortio's kept connections lose attempts in spite of the sleep, and it repeats them: its rollouts are not clean.
+            clean = prometheus.clean_rollout(site, advised);
+        }
+        let mut with = Experiment { path, prestop_seconds: advised, runs: Vec::new() };
+        for _ in 0..runs {
+            with.runs.push(update(site, WITH, &with)?);
+        }
+        experiments.extend([without, with]);
+    }
+    rows.push(prometheus.stayed_silent(clean));
+    Ok((experiments, rows))
 }
 
-fn update(site: &Site, target: SocketAddr, experiment: &Experiment) -> anyhow::Result<Run> {
+fn update(site: &Site, name: &str, experiment: &Experiment) -> anyhow::Result<Run> {
     let prestop = experiment.prestop_seconds;
-    bring_up(site, prestop)?;
-    let old = ready_pods()?;
+    let service = rollout::service(name)?;
+    let target = match experiment.path {
+        Path::ClusterIp => service.cluster_ip,
+        Path::NodePort => service.node_port,
+    };
+    rollout::bring_up(site, name, prestop)?;
     eprintln!("cluster: {}, preStop {prestop} s: rolling update under load", experiment.path.name());
-
     let start = jiff::Timestamp::now();
-    let tracking = Listener::start()?;
-    let mut fortio = start_fortio(site, target)?;
-    let ports = format!("{CLIENTS} --path {REQUEST} --ports {}-{}", OWN_PORTS.start(), OWN_PORTS.end());
-    let mut load = Load::start_by(Command::new(&site.load), &site.state.join("logs"), target, &ports)?;
-    let begun = Instant::now();
-    load.run_for(BEFORE)?;
-    kubectl::run(&["rollout", "restart", "-n", NAMESPACE, &format!("deployment/{NAME}")])?;
-    wait_rolled_out(&old)?;
-    load.run_for(AFTER.max(DURATION.saturating_sub(begun.elapsed())))?;
-    let tally = load.stop()?;
-    let status = fortio.wait().context("wait for fortio")?;
-    ensure!(status.success(), "fortio ended with {status}");
-    let clients = tracking.stop()?;
-
-    let terminations = site.agent.wait_ended(&old, SETTLING)?;
-    let (own, lost_by_fortio) = split(&terminations, &clients);
-    let verdict = judge::join(&tally.attempts, &own);
-    if !verdict.holds() {
-        save(site, &tally, &clients)?;
-    }
+    let outcome = rollout::under_load(site, target, |load| {
+        let mut fortio = start_fortio(site, target)?;
+        let begun = Instant::now();
+        load.run_for(BEFORE)?;
+        let old = rollout::restart(name)?;
+        rollout::wait_replaced(name, &old)?;
+        load.run_for(AFTER.max(DURATION.saturating_sub(begun.elapsed())))?;
+        let status = fortio.wait().context("wait for fortio")?;
+        ensure!(status.success(), "fortio ended with {status}");
+        Ok(old)
+    })?;
     let text = std::fs::read_to_string(fortio_file(site)).context("read fortio's report")?;
     let report = serde_json::from_str(&text).context("fortio's report")?;
-    let advice =
-        site.agent.api(&format!("/api/v1/advice?namespace={NAMESPACE}&workload={NAME}&since={start}"))?;
+    let query = format!("namespace={}&workload={name}&since={start}", crate::pods::NAMESPACE);
+    let advice = site.agent.api(&format!("/api/v1/advice?{query}"))?;
     let run = Run {
-        tally,
-        verdict,
-        terminations,
-        fortio: Fortio { report, lost: lost_by_fortio },
+        tally: outcome.tally,
+        verdict: outcome.verdict,
+        terminations: outcome.terminations,
+        fortio: Fortio { report, lost: outcome.foreign },
         advice: advice["items"][0].clone(),
     };
     eprintln!(
@@ -174,55 +150,6 @@ fn update(site: &Site, target: SocketAddr, experiment: &Experiment) -> anyhow::R
         run.fortio.failed()
     );
     Ok(run)
-}
-
-/// Keeps what both sides said of a run that is wrong: the cluster's own logs go with it.
-fn save(site: &Site, tally: &Tally, clients: &Clients) -> anyhow::Result<()> {
-    let folder = site.load.with_file_name("cluster-wrong");
-    let stamp = jiff::Timestamp::now().as_second();
-    std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-    let keep = |name: &str, text: String| std::fs::write(folder.join(format!("{stamp}-{name}")), text);
-    let failed: Vec<_> = tally.attempts.iter().filter(|attempt| !attempt.ok()).collect();
-    keep("attempts.json", serde_json::to_string_pretty(&failed)?)?;
-    keep("terminations.json", site.agent.api("/api/v1/terminations?limit=1000")?.to_string())?;
-    let names = clients.iter().map(|((peer, pod), client)| format!("{client} is {peer} at {pod}\n"));
-    keep("clients.txt", names.collect())?;
-    eprintln!("cluster:   what both sides said is kept in {}", folder.display());
-    Ok(())
-}
-
-/// Three ready pods with this preStop sleep, the ones before them gone and settled.
-fn bring_up(site: &Site, prestop_seconds: u64) -> anyhow::Result<()> {
-    let mut container = pods::container("drain");
-    if prestop_seconds > 0 {
-        container["lifecycle"] = json!({"preStop": {"sleep": {"seconds": prestop_seconds}}});
-    }
-    let known: Vec<PodRef> = pods::labelled(NAME)?.iter().map(pods::reference).collect::<Result<_, _>>()?;
-    kubectl::apply(&pods::workload("Deployment", NAME, 3, pods::spec(container, prestop_seconds + 30)))?;
-    kubectl::run(&["rollout", "status", "-n", NAMESPACE, &format!("deployment/{NAME}"), "--timeout=120s"])?;
-    let gone: Vec<PodRef> = kubectl::wait("old pods are gone", PATIENCE, || {
-        let there = pods::labelled(NAME)?;
-        let gone = |pod: &&PodRef| !there.iter().any(|it| it["metadata"]["uid"] == pod.uid.as_str());
-        Ok((there.len() == REPLICAS).then(|| known.iter().filter(gone).cloned().collect()))
-    })?;
-    site.agent.wait_ended(&gone, SETTLING).map(drop)
-}
-
-fn ready_pods() -> anyhow::Result<Vec<PodRef>> {
-    kubectl::wait("three pods are ready", PATIENCE, || {
-        let pods = pods::labelled(NAME)?;
-        let all = pods.len() == REPLICAS && pods.iter().all(|pod| pods::condition(pod, "Ready"));
-        all.then(|| pods.iter().map(pods::reference).collect::<anyhow::Result<_>>()).transpose()
-    })
-}
-
-fn wait_rolled_out(old: &[PodRef]) -> anyhow::Result<()> {
-    kubectl::run(&["rollout", "status", "-n", NAMESPACE, &format!("deployment/{NAME}"), "--timeout=120s"])?;
-    kubectl::wait("old pods are gone", PATIENCE, || {
-        let there = pods::labelled(NAME)?;
-        let is_old = |pod: &Value| old.iter().any(|old| pod["metadata"]["uid"] == old.uid.as_str());
-        Ok((!there.iter().any(is_old)).then_some(()))
-    })
 }
 
 fn fortio_file(site: &Site) -> std::path::PathBuf {
@@ -237,34 +164,10 @@ fn start_fortio(site: &Site, target: SocketAddr) -> anyhow::Result<Child> {
         .args(["load", "-quiet", "-c", clients, "-qps", rate, "-t", &seconds, "-nocatchup", "-timeout", "3s"])
         .args(["-p", "50,75,90,99,99.9", "-allow-initial-errors", "-json"])
         .arg(fortio_file(site))
-        .arg(format!("http://{target}{REQUEST}"))
+        .arg(format!("http://{target}{PATH}"))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
         .spawn()
         .context("start fortio")
-}
-
-/// The terminations with evidence of our own clients only, under the clients' own names; and how many attempts fortio's connections lost. What is
-/// of neither stays with ours, where it finds no partner.
-fn split(terminations: &[Termination], clients: &Clients) -> (Vec<Termination>, u64) {
-    let mut foreign = 0;
-    let own = terminations.iter().map(|end| {
-        let mut end = end.clone();
-        end.evidence.retain_mut(|item| {
-            let Some(client) = clients.get(&(item.peer, item.local)) else { return true };
-            if OWN_PORTS.contains(&client.port()) {
-                item.peer = *client;
-                return true;
-            }
-            foreign += item.attempts;
-            // The counter of its class is joined with what is left.
-            if let Some(count) = end.lost.get_mut(&item.class) {
-                *count = count.saturating_sub(item.attempts);
-            }
-            false
-        });
-        end
-    });
-    (own.collect(), foreign)
 }

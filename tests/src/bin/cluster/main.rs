@@ -1,16 +1,21 @@
-//! The agent in a real Kubernetes: the founding experiment repeated, every other way in which a pod ends, and what the agent asks the API server.
+//! The agent in a real Kubernetes, as its chart installs it: the founding experiment repeated, every other way in which a pod ends, the DaemonSet's own life, what
+//! a Prometheus makes of it, and what the agent asks the API server.
 //!
-//! Runs inside the node that `cargo xtask cluster test` starts, with its kubectl and fortio at hand; agent and load generator lie beside it. It begins and
-//! ends no cluster.
+//! Runs inside the node that `cargo xtask cluster test` starts, with its kubectl, helm and fortio at hand; the load generator lies beside it. It begins and ends no cluster.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it speaks to the person who runs it")]
 
+mod alerts;
 mod audit;
 mod conntrack;
+mod daemon_set;
 mod endings;
 mod experiment;
 mod kubectl;
+mod kubelet;
 mod pods;
+mod release;
 mod report;
+mod rollout;
 mod site;
 
 use std::path::PathBuf;
@@ -18,7 +23,6 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
-use experiment::Path;
 use site::Site;
 
 /// Tests the agent in a real Kubernetes.
@@ -34,6 +38,12 @@ struct Args {
     /// The cluster's folder
     #[arg(long, value_name = "FOLDER")]
     state: PathBuf,
+    /// The agent's image, as `cargo xtask image` writes it
+    #[arg(long, value_name = "FILE")]
+    image: PathBuf,
+    /// The chart that installs it
+    #[arg(long, value_name = "FOLDER")]
+    chart: PathBuf,
     /// Just this [default: all]
     #[arg(long, value_enum)]
     only: Option<Part>,
@@ -54,10 +64,12 @@ struct Args {
 /// What can be run by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Rolling updates under load
+    /// Rolling updates under load, and a Prometheus that watches them
     Experiments,
     /// The other ways to end
     Endings,
+    /// The agent's pod replaced, upgraded, uninstalled; a kubelet that is away
+    DaemonSet,
 }
 
 fn main() -> ExitCode {
@@ -74,15 +86,20 @@ fn main() -> ExitCode {
 /// Whether everything held.
 fn run(args: &Args) -> anyhow::Result<bool> {
     let wanted = |part| args.only.is_none_or(|only| only == part);
-    let site = Site::start(&args.state)?;
+    let mut site = Site::start(&args.state, &args.image, &args.chart)?;
     let mut report = report::Report::new(&args.proxy, site.version()?);
+    if wanted(Part::DaemonSet) {
+        // While the node has no other pod.
+        report.daemon_set.extend(daemon_set::alone(&mut site)?);
+    }
     if wanted(Part::Endings) {
         report.endings = endings::run(&site, &args.ending)?;
     }
     if wanted(Part::Experiments) {
-        for path in [Path::ClusterIp, Path::NodePort] {
-            report.experiments.extend(experiment::run(&site, path, args.runs)?);
-        }
+        (report.experiments, report.alerts) = experiment::run(&site, args.runs)?;
+    }
+    if wanted(Part::DaemonSet) {
+        report.daemon_set.extend(daemon_set::disturbed(&mut site)?);
     }
     report.requests = audit::requests(&args.state)?;
     let failures = report.failures();

@@ -7,25 +7,52 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use crate::audit::{self, Requests};
-use crate::endings::Ending;
 use crate::experiment::{Experiment, Run};
 
 /// Failures that are listed one by one.
 const LISTED: usize = 10;
+
+/// One thing that was tried.
+#[derive(Clone)]
+pub(crate) struct Row {
+    pub(crate) name: String,
+    pub(crate) ok: bool,
+    /// What the agent said, or what was wrong with it.
+    pub(crate) detail: String,
+}
+
+impl Row {
+    /// Right unless it is an error, which tells what was wrong.
+    pub(crate) fn of(name: &str, result: anyhow::Result<String>) -> Self {
+        let ok = result.is_ok();
+        Self { name: name.to_owned(), ok, detail: result.unwrap_or_else(|error| format!("{error:#}")) }
+    }
+}
 
 /// All parts of one kube-proxy.
 pub(crate) struct Report {
     proxy: String,
     kubernetes: String,
     pub(crate) experiments: Vec<Experiment>,
-    pub(crate) endings: Vec<Ending>,
+    pub(crate) endings: Vec<Row>,
+    /// The DaemonSet's own life.
+    pub(crate) daemon_set: Vec<Row>,
+    /// What Prometheus said.
+    pub(crate) alerts: Vec<Row>,
     pub(crate) requests: Requests,
 }
 
 impl Report {
     pub(crate) fn new(proxy: &str, kubernetes: String) -> Self {
-        let (experiments, endings) = (Vec::new(), Vec::new());
-        Self { proxy: proxy.to_owned(), kubernetes, experiments, endings, requests: Requests::new() }
+        Self {
+            proxy: proxy.to_owned(),
+            kubernetes,
+            experiments: Vec::new(),
+            endings: Vec::new(),
+            daemon_set: Vec::new(),
+            alerts: Vec::new(),
+            requests: Requests::new(),
+        }
     }
 
     /// What did not hold; empty if all did.
@@ -38,11 +65,20 @@ impl Report {
                     .extend(of_run(run, experiment.prestop_seconds).map(|what| format!("{name}: {what}")));
             }
         }
-        let wrong = self.endings.iter().filter(|ending| !ending.ok);
-        failures.extend(wrong.map(|ending| format!("{}: {}", ending.name, ending.detail)));
+        let wrong = self.tables().into_iter().flat_map(|(_, _, rows)| rows).filter(|row| !row.ok);
+        failures.extend(wrong.map(|row| format!("{}: {}", row.name, row.detail)));
         failures
             .extend(audit::excessive(&self.requests).into_iter().map(|what| format!("API server: {what}")));
         failures
+    }
+
+    /// Their keys in JSON, what their first column is, and their rows.
+    fn tables(&self) -> [(&'static str, &'static str, &[Row]); 3] {
+        [
+            ("endings", "way to end", &self.endings),
+            ("daemon_set", "the DaemonSet's own life", &self.daemon_set),
+            ("alerts", "alert, by a real Prometheus", &self.alerts),
+        ]
     }
 
     /// For people.
@@ -64,10 +100,10 @@ impl Report {
         if !self.experiments.is_empty() {
             self.print_experiments();
         }
-        if !self.endings.is_empty() {
-            println!("\n{:<44}what the agent says", "way to end");
-            for ending in &self.endings {
-                println!("{:<44}{}{}", ending.name, if ending.ok { "" } else { "WRONG: " }, ending.detail);
+        for (_, what, rows) in self.tables().iter().filter(|(_, _, rows)| !rows.is_empty()) {
+            println!("\n{what:<56}what the agent says");
+            for row in *rows {
+                println!("{:<56}{}{}", row.name, if row.ok { "" } else { "WRONG: " }, row.detail);
             }
         }
         println!("\nthe agent's requests to the API server, by its audit log");
@@ -120,18 +156,21 @@ impl Report {
             json!({"proxy": self.proxy, "path": experiment.path.name(), "prestop_seconds": experiment.prestop_seconds,
                 "runs": experiment.runs.iter().map(run_json).collect::<Vec<_>>()})
         });
-        let endings =
-            self.endings.iter().map(|it| json!({"name": it.name, "ok": it.ok, "detail": it.detail}));
         let requests = self
             .requests
             .iter()
             .map(|((verb, resource), count)| json!({"verb": verb, "resource": resource, "count": count}));
         let mut report = json!({"kubernetes": self.kubernetes, "experiments": experiments.collect::<Vec<_>>(),
-            "endings": endings.collect::<Vec<_>>(), "api_requests": requests.collect::<Vec<_>>()});
+            "api_requests": requests.collect::<Vec<_>>()});
+        for (key, _, rows) in self.tables() {
+            let row =
+                |it: &Row| json!({"proxy": self.proxy, "name": it.name, "ok": it.ok, "detail": it.detail});
+            report[key] = rows.iter().map(row).collect();
+        }
         if append {
             let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
             let mut before: Value = serde_json::from_str(&text).context("the report before")?;
-            for key in ["experiments", "endings", "api_requests"] {
+            for key in ["experiments", "api_requests", "endings", "daemon_set", "alerts"] {
                 let more = report[key].take();
                 let all = before[key].as_array_mut().context("the report before")?;
                 all.extend(more.as_array().into_iter().flatten().cloned());

@@ -1,18 +1,14 @@
 //! Ends that the kubelet itself brings about, or is away from.
 
-use std::fs::{self, File};
-use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+use std::fs;
 
-use anyhow::{Context as _, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use anyhow::Context as _;
 use serde_json::json;
 
 use super::{check, delete, ended, running};
-use crate::kubectl;
 use crate::pods::{self, PATIENCE};
 use crate::site::Site;
+use crate::{kubectl, kubelet};
 
 /// A static pod goes when its file does; what the API server has is a mirror.
 pub(super) fn static_pod(site: &Site) -> anyhow::Result<String> {
@@ -36,48 +32,8 @@ pub(super) fn killed(site: &Site) -> anyhow::Result<String> {
         let known = site.agent.terminations()?;
         Ok(known.iter().any(|it| it.pod.uid == pod.uid && it.step("stop_signal").is_some()).then_some(()))
     })?;
-    restart_kubelet(site)?;
+    kubelet::restart(site)?;
     let end = ended(&site.agent, &pod)?;
     let said = check(&end, "delete", "grace_exceeded", false)?;
     Ok(format!("{said}, {}", request.lost(&end, "stopping")?))
-}
-
-/// The same program with the same arguments, found by what it was called as.
-fn restart_kubelet(site: &Site) -> anyhow::Result<()> {
-    let (pid, words) = processes()?
-        .into_iter()
-        .find(|(_, words)| words.first().is_some_and(|name| name == "kubelet"))
-        .context("no kubelet runs")?;
-    kill(Pid::from_raw(pid), Signal::SIGKILL).context("kill the kubelet")?;
-    kubectl::wait("the kubelet is gone", PATIENCE, || {
-        Ok((!fs::exists(format!("/proc/{pid}/fd"))?).then_some(()))
-    })?;
-    let log = File::options()
-        .append(true)
-        .open(site.state.join("logs/kubelet.log"))
-        .context("the kubelet's log")?;
-    let (name, args) = words.split_first().context("a command line")?;
-    // A group of its own: an interrupt of this program is not the node's.
-    Command::new(name)
-        .args(args)
-        .current_dir("/")
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .process_group(0)
-        .spawn()?;
-    Ok(())
-}
-
-/// Pids and command lines.
-fn processes() -> anyhow::Result<Vec<(i32, Vec<String>)>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").context("list /proc")? {
-        let entry = entry?;
-        let Ok(pid) = entry.file_name().to_string_lossy().parse() else { continue };
-        // One that has ended meanwhile has none.
-        let line = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
-        found.push((pid, line.split('\0').filter(|word| !word.is_empty()).map(str::to_owned).collect()));
-    }
-    ensure!(!found.is_empty(), "/proc is empty");
-    Ok(found)
 }

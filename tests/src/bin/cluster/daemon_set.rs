@@ -1,0 +1,309 @@
+//! The DaemonSet's own life: what its pod may do, how it ends, and that an upgrade or a kubelet that is away costs no count; at last the uninstall, after which
+//! nothing is left.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use aya::programs::{ProgramInfo, loaded_programs};
+use serde_json::Value;
+use world::agent::Ports;
+use world::judge::{LOST, same};
+
+use crate::pods::{self, NAMESPACE, PATIENCE};
+use crate::release::{self, NAME, OTHER_TAG};
+use crate::report::Row;
+use crate::rollout::{self, AFTER, BEFORE, Outcome};
+use crate::site::Site;
+use crate::{kubectl, kubelet};
+
+/// The Deployment under load.
+const WEB: &str = "steady";
+/// The agent's pins, in the node.
+const PINS: &str = "/sys/fs/bpf/drainscope";
+/// CAP_PERFMON and CAP_BPF, as /proc writes a set.
+const CAPABILITIES: &str = "000000c000000000";
+/// From the deletion of the agent's pod to its end, where no other pod is there to serve on for; its grace is 25 s.
+const PROMPT: Duration = Duration::from_secs(10);
+/// How often counters are looked at.
+const POLL: Duration = Duration::from_millis(250);
+
+/// While the node has no other pod.
+pub(crate) fn alone(site: &mut Site) -> anyhow::Result<Vec<Row>> {
+    let installed = told("helm install", installed(site));
+    let replaced = told("pod replaced, no other on the node", replaced(site));
+    Ok(vec![installed, replaced])
+}
+
+/// Under load, and last of all the uninstall.
+pub(crate) fn disturbed(site: &mut Site) -> anyhow::Result<Vec<Row>> {
+    rollout::bring_up(site, WEB, 0)?;
+    let rows = vec![
+        told("kubelet killed in a rolling update under load", kubelet_killed(site)),
+        told("helm upgrade in rolling updates under load", upgraded(site)),
+        told("helm uninstall", uninstalled(site)),
+    ];
+    Ok(rows)
+}
+
+fn told(name: &str, result: anyhow::Result<String>) -> Row {
+    eprintln!("cluster: {name}: {}", if result.is_ok() { "right" } else { "WRONG" });
+    Row::of(name, result)
+}
+
+/// All hooks are attached by two capabilities, in a container that may do nothing else.
+fn installed(site: &Site) -> anyhow::Result<String> {
+    let status = active(&site.agent, "none")?;
+    let hooks = status["hooks"].as_array().map_or(0, Vec::len);
+    let agent = process()?;
+    for (key, wanted) in [
+        ("CapEff", CAPABILITIES),
+        ("CapBnd", CAPABILITIES),
+        ("NoNewPrivs", "1"),
+        // A filter.
+        ("Seccomp", "2"),
+    ] {
+        let value = agent.get(key).map(String::as_str);
+        ensure!(value == Some(wanted), "{key} is {value:?}, not {wanted}");
+    }
+    let priority = release::pod()?["spec"]["priorityClassName"].clone();
+    ensure!(priority == "system-node-critical", "its priority class is {priority}");
+    Ok(format!("{hooks} hooks attached by BPF and PERFMON alone, seccomp on, pins made"))
+}
+
+/// Its own pod is none that it would serve on for; the next one goes on with the pins.
+fn replaced(site: &mut Site) -> anyhow::Result<String> {
+    let begun = Instant::now();
+    let pod = pods::reference(&release::pod()?)?;
+    kubectl::run(&["delete", "pod", "-n", NAME, &pod.name])?;
+    let took = begun.elapsed();
+    ensure!(took < PROMPT, "it ended after {took:?}");
+    site.release.wait_ready()?;
+    site.agent = release::ports()?;
+    active(&site.agent, "adopted")?;
+    Ok(format!("ended after {:.1} s of its 25 s, pins adopted", took.as_secs_f64()))
+}
+
+/// The kubelet is killed once the first old pod is being deleted.
+fn kubelet_killed(site: &Site) -> anyhow::Result<String> {
+    let target = rollout::service(WEB)?.cluster_ip;
+    let before = lost(&site.agent)?;
+    let outcome = rollout::under_load(site, target, |load| {
+        load.run_for(BEFORE)?;
+        let old = rollout::restart(WEB)?;
+        kubectl::wait("an old pod is being deleted", PATIENCE, || {
+            let deleted = |pod: &Value| !pod["metadata"]["deletionTimestamp"].is_null();
+            Ok(pods::labelled(WEB)?.iter().any(deleted).then_some(()))
+        })?;
+        kubelet::restart(site)?;
+        rollout::wait_replaced(WEB, &old)?;
+        load.run_for(AFTER)?;
+        Ok(old)
+    })?;
+    let said = right(&outcome, lost(&site.agent)? - before)?;
+    ensure!(outcome.terminations.iter().all(|end| end.complete), "{said}, but an end is incomplete");
+    Ok(said)
+}
+
+/// Rolling updates follow one another until the next agent, of another image, has been at work for one of them.
+fn upgraded(site: &mut Site) -> anyhow::Result<String> {
+    let target = rollout::service(WEB)?.cluster_ip;
+    let before = lost(&site.agent)?;
+    let first = release::pod()?["metadata"]["uid"].clone();
+    let (through, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    let site_ref: &Site = site;
+    let (outcome, watched) = thread::scope(|scope| {
+        let counters = scope.spawn(|| watch(&site_ref.agent, &over));
+        let outcome = rollout::under_load(site_ref, target, |load| {
+            load.run_for(BEFORE)?;
+            let upgrade = scope.spawn(|| {
+                let result = site_ref.release.upgrade(&format!("image.tag={OTHER_TAG}"));
+                through.store(true, Ordering::Relaxed);
+                result
+            });
+            let mut old = Vec::new();
+            loop {
+                let last = through.load(Ordering::Relaxed);
+                let round = rollout::restart(WEB)?;
+                rollout::wait_replaced(WEB, &round)?;
+                old.extend(round);
+                if last {
+                    break;
+                }
+            }
+            upgrade.join().ok().context("the upgrade panicked")??;
+            load.run_for(AFTER)?;
+            Ok(old)
+        });
+        over.store(true, Ordering::Relaxed);
+        let watched = counters.join().ok().context("the watch panicked")?;
+        anyhow::Ok((outcome?, watched?))
+    })?;
+    site.agent = release::ports()?;
+    let pod = release::pod()?;
+    ensure!(pod["metadata"]["uid"] != first, "the agent's pod is the same");
+    let image = pod["spec"]["containers"][0]["image"].as_str().unwrap_or_default().to_owned();
+    ensure!(image.ends_with(OTHER_TAG), "its image is {image}");
+    active(&site.agent, "adopted")?;
+    let said = right(&outcome, lost(&site.agent)? - before)?;
+    ensure!(watched.back.is_empty(), "{said}, but counters went back: {:?}", watched.back);
+    ensure!(watched.gap > Duration::ZERO, "{said}, but the agent was never away");
+    let incomplete: Vec<_> = outcome.terminations.iter().filter(|end| !end.complete).collect();
+    let why: BTreeSet<String> =
+        incomplete.iter().flat_map(|end| &end.anomalies).map(ToString::to_string).collect();
+    Ok(format!(
+        "{said}, in {} ends ({} incomplete: {why:?}); no counter went back in {} scrapes, the agent was away for {:.1} s",
+        outcome.terminations.len(),
+        incomplete.len(),
+        watched.scrapes,
+        watched.gap.as_secs_f64()
+    ))
+}
+
+/// No pin, no program, no object.
+fn uninstalled(site: &Site) -> anyhow::Result<String> {
+    let programs = pinned_programs()?;
+    ensure!(!programs.is_empty(), "nothing is pinned");
+    let begun = Instant::now();
+    site.release.uninstall()?;
+    let took = begun.elapsed();
+    ensure!(!Path::new(PINS).exists(), "{PINS} is left");
+    // Freed by the kernel a moment after the last reference.
+    kubectl::wait("the programs are gone", PATIENCE, || {
+        let loaded: BTreeSet<u32> =
+            loaded_programs().map(|program| program.map(|it| it.id())).collect::<Result<_, _>>()?;
+        Ok(programs.is_disjoint(&loaded).then_some(()))
+    })?;
+    let kinds =
+        "daemonsets,jobs,services,serviceaccounts,clusterroles,clusterrolebindings,configmaps,secrets";
+    let left = kubectl::run(&["get", kinds, "-A", "-l", "app.kubernetes.io/name=drainscope", "-o", "name"])?;
+    ensure!(left.is_empty(), "left: {left}");
+    kubectl::wait("the last pods are gone", PATIENCE, || {
+        let pods = kubectl::run(&["get", "pods", "-n", NAME, "-o", "name"])?;
+        Ok(pods.is_empty().then_some(()))
+    })?;
+    Ok(format!(
+        "after {:.0} s no pin, none of its {} programs, no object is left",
+        took.as_secs_f64(),
+        programs.len()
+    ))
+}
+
+/// The agent's `/status`, if every hook is attached and its pins have this heritage.
+fn active(agent: &Ports, heritage: &str) -> anyhow::Result<Value> {
+    let status = agent.api("/status")?;
+    let hooks = status["hooks"].as_array().context("no hooks")?;
+    ensure!(!hooks.is_empty() && hooks.iter().all(|hook| hook["state"] == "active"), "{status:#}");
+    let pins = &status["pins"];
+    ensure!(pins["state"] == "active" && pins["heritage"] == heritage, "pins: {pins}");
+    Ok(status)
+}
+
+/// Both sides say the same, by evidence and by counters.
+fn right(outcome: &Outcome, counted: f64) -> anyhow::Result<String> {
+    let verdict = &outcome.verdict;
+    let said = format!(
+        "{} requests, {} failed, {} joined {:?}, counted {counted}",
+        outcome.tally.summary.total.requests, verdict.failed, verdict.attributed, verdict.by_class
+    );
+    ensure!(verdict.failed > 0, "{said}: nothing was lost");
+    ensure!(
+        verdict.holds(),
+        "{said}, {} client-only, {} agent-only, miscounted {:?}",
+        verdict.client_only.len(),
+        verdict.agent_only.len(),
+        verdict.miscounted
+    );
+    ensure!(same(counted, verdict.failed), "{said}");
+    Ok(said)
+}
+
+/// Requests that the Deployment lost, by the metrics.
+fn lost(agent: &Ports) -> anyhow::Result<f64> {
+    let labels = [format!("target_namespace=\"{NAMESPACE}\""), format!("target_workload=\"{WEB}\"")];
+    let metrics = agent.metrics()?;
+    ensure!(metrics.has(LOST, &[&labels[1]]), "no series of {WEB}");
+    Ok(metrics.sum(LOST, &[&labels[0], &labels[1]]))
+}
+
+/// What became of counters.
+struct Watched {
+    scrapes: u64,
+    /// The longest time without an answer.
+    gap: Duration,
+    /// Which went back or vanished, and from what to what.
+    back: Vec<String>,
+}
+
+/// Scrapes until it is over. The agent's counters of itself are not meant: they begin anew with its process.
+fn watch(agent: &Ports, over: &AtomicBool) -> anyhow::Result<Watched> {
+    let mut watched = Watched { scrapes: 0, gap: Duration::ZERO, back: Vec::new() };
+    let mut before: BTreeMap<String, f64> = BTreeMap::new();
+    let mut away: Option<Instant> = None;
+    while !over.load(Ordering::Relaxed) {
+        match agent.metrics() {
+            Ok(metrics) => {
+                watched.scrapes += 1;
+                watched.gap = watched.gap.max(away.take().map_or(Duration::ZERO, |since| since.elapsed()));
+                let is_meant = |name: &str| {
+                    let name = name.split('{').next().unwrap_or_default();
+                    ["_total", "_bucket", "_sum", "_count"].iter().any(|end| name.ends_with(end))
+                };
+                let now: BTreeMap<String, f64> = metrics
+                    .samples()
+                    .filter(|(series, _)| is_meant(series) && series.contains("target_workload="))
+                    .map(|(series, value)| (series.to_owned(), value))
+                    .collect();
+                for (series, was) in &before {
+                    let is = now.get(series);
+                    if is.is_none_or(|is| is < was) {
+                        watched.back.push(format!("{series}: {was}, then {is:?}"));
+                    }
+                }
+                before = now;
+            }
+            Err(_) => drop(away.get_or_insert_with(Instant::now)),
+        }
+        thread::sleep(POLL);
+    }
+    Ok(watched)
+}
+
+/// `/proc/PID/status` of the agent's process.
+fn process() -> anyhow::Result<BTreeMap<String, String>> {
+    for entry in fs::read_dir("/proc").context("list /proc")? {
+        let folder = entry?.path();
+        // One that has ended meanwhile has neither.
+        let line = fs::read_to_string(folder.join("cmdline")).unwrap_or_default();
+        if line.starts_with("/drainscope\0agent\0") {
+            let status = fs::read_to_string(folder.join("status")).context("the agent's status")?;
+            let fields = status.lines().filter_map(|line| line.split_once(':'));
+            return Ok(fields.map(|(key, value)| (key.to_owned(), value.trim().to_owned())).collect());
+        }
+    }
+    bail!("no process of the agent")
+}
+
+/// Ids of the programs that are pinned.
+fn pinned_programs() -> anyhow::Result<BTreeSet<u32>> {
+    let mut found = BTreeSet::new();
+    for set in fs::read_dir(PINS).with_context(|| format!("list {PINS}"))? {
+        let set = set?;
+        if !set.file_name().to_string_lossy().starts_with("programs_") {
+            continue;
+        }
+        for program in fs::read_dir(set.path())? {
+            let path = program?.path();
+            if !path.to_string_lossy().ends_with("_link") {
+                found.insert(
+                    ProgramInfo::from_pin(&path).with_context(|| format!("{}", path.display()))?.id(),
+                );
+            }
+        }
+    }
+    Ok(found)
+}

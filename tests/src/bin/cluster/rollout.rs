@@ -1,0 +1,173 @@
+//! Load on a Service while its pods are replaced, and the join of what its clients lost with what the agent says, connection by connection.
+//!
+//! Clients never retry. Who else is at work on the Service is known by its ports and left out of the join.
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use world::agent::Termination;
+use world::clients::{Load, Tally};
+use world::controllers::PodRef;
+use world::judge::{self, Verdict};
+
+use crate::conntrack::{Clients, Listener};
+use crate::kubectl;
+use crate::pods::{self, NAMESPACE, PATIENCE};
+use crate::release;
+use crate::site::Site;
+
+const REPLICAS: usize = 3;
+/// The node's address, for NodePorts.
+const NODE: [u8; 4] = [10, 89, 0, 1];
+/// What a request takes at the server, as in the article; it paces the clients.
+pub(crate) const PATH: &str = "/?delay=50ms";
+/// Load before pods are replaced, and after the last old one is gone.
+pub(crate) const BEFORE: Duration = Duration::from_secs(4);
+pub(crate) const AFTER: Duration = Duration::from_secs(3);
+/// Our clients: 8 keep their connection, 24 open one for each request; 200 requests a second.
+const CLIENTS: &str =
+    "--keepalive 8 --keepalive-rate 10 --new 24 --new-rate 5 --connect-timeout 3 --timeout 5";
+/// Their ports. Others' are above 32767, where the kernel chooses.
+const OWN_PORTS: std::ops::RangeInclusive<u16> = 10_000..=29_999;
+/// The bound on the agent's settling: it waits for 10 s of quiet by itself, and gives up after 120 s.
+const SETTLING: Duration = Duration::from_secs(150);
+
+/// How a Service is reached.
+pub(crate) struct Target {
+    pub(crate) cluster_ip: SocketAddr,
+    pub(crate) node_port: SocketAddr,
+}
+
+/// What both sides say.
+pub(crate) struct Outcome {
+    pub(crate) tally: Tally,
+    pub(crate) verdict: Verdict,
+    pub(crate) terminations: Vec<Termination>,
+    /// Attempts that others' connections lost.
+    pub(crate) foreign: u64,
+}
+
+/// Makes the Service of that name, if it is not there.
+pub(crate) fn service(name: &str) -> anyhow::Result<Target> {
+    kubectl::apply(&pods::service(name, "NodePort"))?;
+    let service = kubectl::get(&["service", "-n", NAMESPACE, name])?;
+    let spec = &service["spec"];
+    let port = |key: &str| -> anyhow::Result<u16> {
+        Ok(u16::try_from(spec["ports"][0][key].as_u64().context("the Service has a port")?)?)
+    };
+    let address = spec["clusterIP"].as_str().context("the Service has an address")?;
+    Ok(Target {
+        cluster_ip: SocketAddr::new(address.parse()?, port("port")?),
+        node_port: SocketAddr::from((NODE, port("nodePort")?)),
+    })
+}
+
+/// Our clients at work while `replace` replaces pods and says which; then the join, once their ends are settled.
+pub(crate) fn under_load(
+    site: &Site,
+    target: SocketAddr,
+    replace: impl FnOnce(&mut Load) -> anyhow::Result<Vec<PodRef>>,
+) -> anyhow::Result<Outcome> {
+    let tracking = Listener::start(target)?;
+    let ports = format!("{CLIENTS} --path {PATH} --ports {}-{}", OWN_PORTS.start(), OWN_PORTS.end());
+    let mut load = Load::start_by(Command::new(&site.load), &site.state.join("logs"), target, &ports)?;
+    let old = replace(&mut load)?;
+    let tally = load.stop()?;
+    let clients = tracking.stop()?;
+    let terminations = site.agent.wait_ended(&old, SETTLING)?;
+    let (own, foreign) = split(&terminations, &clients);
+    let verdict = judge::join(&tally.attempts, &own);
+    if !verdict.holds() {
+        save(site, &tally, &clients)?;
+    }
+    Ok(Outcome { tally, verdict, terminations, foreign })
+}
+
+/// Keeps what both sides said of a run that is wrong: the cluster's own logs go with it.
+fn save(site: &Site, tally: &Tally, clients: &Clients) -> anyhow::Result<()> {
+    let folder = site.load.with_file_name("cluster-wrong");
+    let stamp = jiff::Timestamp::now().as_second();
+    std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    let keep = |name: &str, text: String| std::fs::write(folder.join(format!("{stamp}-{name}")), text);
+    let failed: Vec<_> = tally.attempts.iter().filter(|attempt| !attempt.ok()).collect();
+    keep("attempts.json", serde_json::to_string_pretty(&failed)?)?;
+    keep("terminations.json", site.agent.api("/api/v1/terminations?limit=1000")?.to_string())?;
+    let names = clients.iter().map(|((peer, pod), client)| format!("{client} is {peer} at {pod}\n"));
+    keep("clients.txt", names.collect())?;
+    let table = Command::new("conntrack").arg("-L").output().context("start conntrack")?;
+    keep("conntrack.txt", String::from_utf8_lossy(&table.stdout).into_owned())?;
+    let pod = release::pod()?["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    keep("agent.log", kubectl::run(&["logs", "-n", release::NAME, &pod])?)?;
+    eprintln!("cluster:   what both sides said is kept in {}", folder.display());
+    Ok(())
+}
+
+/// Three ready pods with this preStop sleep, the ones before them gone and settled.
+pub(crate) fn bring_up(site: &Site, name: &str, prestop_seconds: u64) -> anyhow::Result<()> {
+    let mut container = pods::container("drain");
+    if prestop_seconds > 0 {
+        container["lifecycle"] = json!({"preStop": {"sleep": {"seconds": prestop_seconds}}});
+    }
+    let known: Vec<PodRef> = pods::labelled(name)?.iter().map(pods::reference).collect::<Result<_, _>>()?;
+    kubectl::apply(&pods::workload("Deployment", name, 3, pods::spec(container, prestop_seconds + 30)))?;
+    wait_rolled_out(name)?;
+    let gone: Vec<PodRef> = kubectl::wait("old pods are gone", PATIENCE, || {
+        let there = pods::labelled(name)?;
+        let gone = |pod: &&PodRef| !there.iter().any(|it| it["metadata"]["uid"] == pod.uid.as_str());
+        Ok((there.len() == REPLICAS).then(|| known.iter().filter(gone).cloned().collect()))
+    })?;
+    site.agent.wait_ended(&gone, SETTLING).map(drop)
+}
+
+/// Begins to replace the pods; which they are.
+pub(crate) fn restart(name: &str) -> anyhow::Result<Vec<PodRef>> {
+    let old = kubectl::wait("three pods are ready", PATIENCE, || {
+        let pods = pods::labelled(name)?;
+        let all = pods.len() == REPLICAS && pods.iter().all(|pod| pods::condition(pod, "Ready"));
+        all.then(|| pods.iter().map(pods::reference).collect::<anyhow::Result<_>>()).transpose()
+    })?;
+    kubectl::run(&["rollout", "restart", "-n", NAMESPACE, &format!("deployment/{name}")])?;
+    Ok(old)
+}
+
+/// Waits until all of these are replaced and gone.
+pub(crate) fn wait_replaced(name: &str, old: &[PodRef]) -> anyhow::Result<()> {
+    wait_rolled_out(name)?;
+    kubectl::wait("old pods are gone", PATIENCE, || {
+        let there = pods::labelled(name)?;
+        let is_old = |pod: &Value| old.iter().any(|old| pod["metadata"]["uid"] == old.uid.as_str());
+        Ok((!there.iter().any(is_old)).then_some(()))
+    })
+}
+
+fn wait_rolled_out(name: &str) -> anyhow::Result<()> {
+    let deployment = format!("deployment/{name}");
+    kubectl::run(&["rollout", "status", "-n", NAMESPACE, &deployment, "--timeout=120s"]).map(drop)
+}
+
+/// The terminations with evidence of our own clients only, under the clients' own names; and how many attempts fortio's connections lost. What is
+/// of neither stays with ours, where it finds no partner.
+fn split(terminations: &[Termination], clients: &Clients) -> (Vec<Termination>, u64) {
+    let mut foreign = 0;
+    let own = terminations.iter().map(|end| {
+        let mut end = end.clone();
+        end.evidence.retain_mut(|item| {
+            let Some(client) = clients.get(&(item.peer, item.local)) else { return true };
+            if OWN_PORTS.contains(&client.port()) {
+                item.peer = *client;
+                return true;
+            }
+            foreign += item.attempts;
+            // The counter of its class is joined with what is left.
+            if let Some(count) = end.lost.get_mut(&item.class) {
+                *count = count.saturating_sub(item.attempts);
+            }
+            false
+        });
+        end
+    });
+    (own.collect(), foreign)
+}
