@@ -31,6 +31,9 @@ const INSTANCE_BYTES: usize = 128;
 /// So many Events at once: a rolling update's pods on one node. Further ones come one by one.
 const BURST: u64 = 20;
 const INTERVAL_NS: u64 = SECOND;
+/// How often the API server may fail on one Event (a webhook that is down, say) before it is given up: at the longest pause
+/// about a minute, in which the others wait. An API server that is away or overloaded is waited for without a bound.
+const TRIES: u32 = 10;
 /// Longest answer that is read: the Event itself with the server's fields, or a Status.
 const ANSWER_BYTES: u64 = 64 << 10;
 
@@ -53,8 +56,9 @@ pub async fn run(outbox: Arc<Outbox>, api: Api, timing: Timing, node: String) {
     loop {
         let notice = outbox.next().await;
         tokio::time::sleep(Duration::from_nanos(pace.take(mono_now()))).await;
+        let mut tries = 0;
         loop {
-            let error = match timeout(timing.request, send(&api.client(), &notice, &node)).await {
+            let mut error = match timeout(timing.request, send(&api.client(), &notice, &node)).await {
                 Ok(Ok(sent)) => {
                     outbox.sent(sent);
                     backoff.reset();
@@ -63,6 +67,10 @@ pub async fn run(outbox: Arc<Outbox>, api: Api, timing: Timing, node: String) {
                 Ok(Err(error)) => error,
                 Err(_elapsed) => Failed::retry("send", format!("no answer within {:?}", timing.request)),
             };
+            tries += u32::from(matches!(error.then, Then::Retry { why: Why::ItsOwn, .. }));
+            if tries >= TRIES {
+                error.then = Then::Drop(Dropped::Rejected);
+            }
             let why = format!("cannot {} events in {}: {}", error.verb, notice.namespace, error.why);
             let news = match error.then {
                 Then::Drop(reason) => outbox.dropped(reason, &why),
@@ -71,8 +79,8 @@ pub async fn run(outbox: Arc<Outbox>, api: Api, timing: Timing, node: String) {
             if news {
                 tracing::warn!(verb = error.verb, resource = "events", namespace = notice.namespace, "{why}");
             }
-            let Then::Retry { after, is_unauthorized } = error.then else { break };
-            if is_unauthorized {
+            let Then::Retry { after, why } = error.then else { break };
+            if why == Why::Unauthorized {
                 api.renew().await;
             }
             tokio::time::sleep(backoff.failed().max(after.min(timing.backoff_max))).await;
@@ -87,8 +95,19 @@ enum Then {
     Retry {
         /// The server asks for this pause.
         after: Duration,
-        is_unauthorized: bool,
+        why: Why,
     },
+}
+
+/// Why it may work next time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// The server is away or overloaded.
+    Server,
+    /// The credentials are read anew.
+    Unauthorized,
+    /// Something about this Event.
+    ItsOwn,
 }
 
 /// A request that failed.
@@ -102,23 +121,23 @@ struct Failed {
 
 impl Failed {
     fn retry(verb: &'static str, why: String) -> Self {
-        Self { verb, why, then: Then::Retry { after: Duration::ZERO, is_unauthorized: false } }
+        Self { verb, why, then: Then::Retry { after: Duration::ZERO, why: Why::Server } }
     }
 
     fn of(verb: &'static str, error: &kube::Error) -> Self {
         let why = brief(error);
         let kube::Error::Api(status) = error else { return Self::retry(verb, why) };
         let details = status.details.as_ref();
-        let after = details.map_or(0, |details| details.retry_after_seconds);
+        let after = Duration::from_secs(details.map_or(0, |details| details.retry_after_seconds).into());
         // A namespace that is going takes nothing new, which says nothing about what the agent may do.
         let is_going = details
             .is_some_and(|details| details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating"));
         let then = match status.code {
             403 if !is_going => Then::Drop(Dropped::Forbidden),
             // It was made or expired between two requests: 409 and 404 are looked at again.
-            401 | 408 | 409 | 429 | 500.. => {
-                Then::Retry { after: Duration::from_secs(after.into()), is_unauthorized: status.code == 401 }
-            }
+            401 => Then::Retry { after, why: Why::Unauthorized },
+            429 | 503 => Then::Retry { after, why: Why::Server },
+            408 | 409 | 500.. => Then::Retry { after, why: Why::ItsOwn },
             _ => Then::Drop(Dropped::Rejected),
         };
         Self { verb, why, then }
@@ -272,10 +291,11 @@ mod tests {
             (403, Some("NamespaceTerminating"), "Drop(Rejected)"),
             (404, None, "Drop(Rejected)"),
             (422, None, "Drop(Rejected)"),
-            (401, None, "Retry { after: 3s, is_unauthorized: true }"),
-            (409, None, "Retry { after: 3s, is_unauthorized: false }"),
-            (429, None, "Retry { after: 3s, is_unauthorized: false }"),
-            (500, None, "Retry { after: 3s, is_unauthorized: false }"),
+            (401, None, "Retry { after: 3s, why: Unauthorized }"),
+            (409, None, "Retry { after: 3s, why: ItsOwn }"),
+            (429, None, "Retry { after: 3s, why: Server }"),
+            (503, None, "Retry { after: 3s, why: Server }"),
+            (500, None, "Retry { after: 3s, why: ItsOwn }"),
         ] {
             let causes: Vec<Value> =
                 cause.iter().map(|reason| json!({"reason": reason, "message": "", "field": ""})).collect();

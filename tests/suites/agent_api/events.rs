@@ -106,9 +106,17 @@ fn what_the_api_refuses_is_given_up_and_what_it_cannot_do_now_is_tried_again() {
         sender.outbox.push(of_pod(&format!("after-{code}")));
         eventually("it comes in the end", || sender.state().sent[0] == before + 1);
     }
-    let expected = State { sent: [3, 0, 0], dropped: [1, 0, 1], ..State::default() };
+    server.faults().fail_requests(u32::MAX, 500, None);
+    sender.outbox.push(of_pod("poison"));
+    eventually("what the server fails on each time holds the others up no longer", || {
+        sender.state().dropped == [1, 0, 2]
+    });
+    server.faults().clear();
+    sender.outbox.push(of_pod("last"));
+    eventually("the next one", || sender.state().sent[0] == 4);
+    let expected = State { sent: [4, 0, 0], dropped: [1, 0, 2], ..State::default() };
     assert_eq!(sender.state(), expected, "and nothing is left to complain of");
-    assert_eq!(store.list(Kind::Events).1.len(), 3);
+    assert_eq!(store.list(Kind::Events).1.len(), 4);
 }
 
 #[test]

@@ -42,7 +42,7 @@ pub enum Dropped {
     QueueFull,
     /// RBAC does not allow it.
     Forbidden,
-    /// The API does not take it, or its namespace is gone.
+    /// The API does not take it, its namespace is gone, or the API server failed on it again and again.
     Rejected,
 }
 
