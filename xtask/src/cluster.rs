@@ -1,7 +1,7 @@
-//! `cargo xtask cluster`: a real one-node Kubernetes for the agent to be right against; `test` runs the experiments in it.
+//! `cargo xtask cluster`: a real Kubernetes of one or two nodes for the agent to be right against; `test` runs the experiments in it.
 //!
-//! The programs are the published ones, built once as the user and cached ([`build`]). The node is a network, mount and pid namespace ([`node`]): nothing
-//! of the machine's own network, mounts or settings is touched, and the end of the namespace's first process ends all that ran there. Only the kubelet's cgroups
+//! The programs are the published ones, built once as the user and cached ([`build`]). A node is a network and a mount namespace in one pid namespace ([`node`]): nothing
+//! of the machine's own network, mounts or settings is touched, and the end of the namespace's first process ends all that ran there. Only the kubelets' cgroups
 //! are outside of it; `down` removes them. One cluster a machine.
 
 mod build;
@@ -53,9 +53,12 @@ enum Action {
     /// Build what is not cached (12 minutes the first time), then start the node (10 seconds)
     #[command(
         after_help = "Examples:\n  cargo xtask cluster up\n  cargo xtask cluster up --proxy iptables\n  \
-                            cargo xtask cluster exec -- kubectl get pods -A"
+                            cargo xtask cluster up --nodes 2\n  cargo xtask cluster exec -- kubectl get pods -A"
     )]
     Up {
+        /// How many nodes; the second has its own network, containerd, kubelet and kube-proxy
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+        nodes: u8,
         /// How kube-proxy programs Services
         #[arg(long, value_enum, default_value_t = Proxy::Nftables)]
         proxy: Proxy,
@@ -65,9 +68,12 @@ enum Action {
     Down,
     /// Run a program inside the node, with kubectl's configuration and the cluster's programs at hand
     #[command(after_help = "Examples:\n  cargo xtask cluster exec -- kubectl get nodes\n  \
-                            cargo xtask cluster exec -- nft list ruleset\n  \
+                            cargo xtask cluster exec --node 2 -- nft list ruleset\n  \
                             cargo xtask cluster exec -- target/debug/drainscope check")]
     Exec {
+        /// In which node
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+        node: u8,
         /// The program and its arguments
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<OsString>,
@@ -75,10 +81,14 @@ enum Action {
     /// Start a cluster, run the agent in it through rolling updates and all other ways to end, and take it down
     #[command(
         after_help = "Examples:\n  cargo xtask cluster test\n  cargo xtask cluster test --proxy nftables -- --only endings\n  \
+                            cargo xtask cluster test --nodes 2 --proxy nftables\n  \
                             cargo xtask cluster test -- --report reports/cluster.json\n  \
                             cargo xtask cluster test -- --help   the test's own flags"
     )]
     Test {
+        /// Of clusters of so many nodes only [default: of one, then what two are needed for]
+        #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2))]
+        nodes: Option<u8>,
         /// How kube-proxy programs Services [default: first nftables, then iptables]
         #[arg(long, value_enum)]
         proxy: Option<Proxy>,
@@ -127,10 +137,10 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<bool> {
     }
     let programs = || build::find(&metadata.root, &cache);
     match &args.action {
-        Action::Up { proxy } => up(&programs()?, *proxy).map(|_| true),
+        Action::Up { nodes, proxy } => up(&programs()?, *nodes, *proxy).map(|_| true),
         Action::Down => down().map(|()| true),
-        Action::Exec { command } => exec(&programs()?, command),
-        Action::Test { proxy, args } => test(&metadata, &programs()?, *proxy, args),
+        Action::Exec { node, command } => exec(&programs()?, *node, command),
+        Action::Test { nodes, proxy, args } => test(&metadata, &programs()?, (*nodes, *proxy), args),
     }
 }
 
@@ -144,27 +154,34 @@ fn as_root(privilege: Privilege, cache: &Path) -> Result<bool> {
     Ok(status.success())
 }
 
-fn up(programs: &Programs, proxy: Proxy) -> Result<Node> {
+/// Brings so many nodes up; the first of them.
+fn up(programs: &Programs, count: u8, proxy: Proxy) -> Result<Node> {
     let begun = Instant::now();
-    if let Some(node) = Node::find()? {
-        if start::is_up(&node, programs, proxy) {
-            println!("cluster: already up, kube-proxy by {}", proxy.name());
-            return Ok(node);
+    if let Some(first) = Node::find()? {
+        let second = first.second()?;
+        let nodes: Vec<Node> = [Some(first), second].into_iter().flatten().collect();
+        if nodes.len() == usize::from(count) && start::is_up(&nodes, programs, proxy) {
+            println!("cluster: already up, nodes: {count}, kube-proxy by {}", proxy.name());
+            return nodes.into_iter().next().context("there is a first node");
         }
-        eprintln!("cluster: what runs is not whole, or its kube-proxy another; starting anew");
+        eprintln!("cluster: what runs is not whole, or is another cluster than this; starting anew");
     }
     down()?;
-    let node = Node::create()?;
-    if let Err(error) = start::everything(&node, programs, proxy) {
+    let mut nodes = vec![Node::create()?];
+    if count > 1 {
+        let second = nodes[0].create_second()?;
+        nodes.push(second);
+    }
+    if let Err(error) = start::everything(&nodes, programs, proxy) {
         let logs = Path::new(STATE).join("logs");
         return Err(error.context(format!("the cluster did not come up; logs are in {}", logs.display())));
     }
     println!(
-        "cluster: up after {:.1} s, kube-proxy by {}; next: cargo xtask cluster exec -- kubectl get nodes",
+        "cluster: up after {:.1} s, nodes: {count}, kube-proxy by {}; next: cargo xtask cluster exec -- kubectl get nodes",
         begun.elapsed().as_secs_f64(),
         proxy.name()
     );
-    Ok(node)
+    nodes.into_iter().next().context("there is a first node")
 }
 
 fn down() -> Result<()> {
@@ -173,8 +190,13 @@ fn down() -> Result<()> {
     Ok(())
 }
 
-fn exec(programs: &Programs, command: &[OsString]) -> Result<bool> {
-    let node = Node::find()?.context("no cluster runs; start it: cargo xtask cluster up")?;
+fn exec(programs: &Programs, number: u8, command: &[OsString]) -> Result<bool> {
+    let mut node = Node::find()?.context("no cluster runs; start it: cargo xtask cluster up")?;
+    if number > 1 {
+        node = node
+            .second()?
+            .context("the cluster has one node; start it with two: cargo xtask cluster up --nodes 2")?;
+    }
     let (program, args) = command.split_first().context("no program is given")?;
     let status = inside(&node, programs, program)?.args(args).status().context("cannot enter the node")?;
     Ok(status.success())
@@ -195,9 +217,14 @@ fn archive(metadata: &Metadata) -> PathBuf {
     metadata.target.join("drainscope.tar")
 }
 
-/// One run of the test program for each kube-proxy, each in a cluster of its own. Pods end the same way under both, so the second has the rolling updates
-/// only, and adds them to the first one's report.
-fn test(metadata: &Metadata, programs: &Programs, proxy: Option<Proxy>, args: &[OsString]) -> Result<bool> {
+/// One run of the test program for each kube-proxy and one for two nodes, each in a cluster of its own. Pods end the same way under both proxies, so the second has
+/// the rolling updates only; each adds to the report of the first.
+fn test(
+    metadata: &Metadata,
+    programs: &Programs,
+    (nodes, proxy): (Option<u8>, Option<Proxy>),
+    args: &[OsString],
+) -> Result<bool> {
     let program = metadata.target.join("release/cluster").into_os_string();
     let asks_help = args.iter().any(|arg| arg == "--help" || arg == "-h");
     if asks_help {
@@ -208,13 +235,16 @@ fn test(metadata: &Metadata, programs: &Programs, proxy: Option<Proxy>, args: &[
             .success());
     }
     let names = |flag: &str| args.iter().any(|arg| arg.to_string_lossy().starts_with(flag));
+    let proxies = proxy.map_or(vec![Proxy::Nftables, Proxy::Iptables], |proxy| vec![proxy]);
+    let mut runs: Vec<(u8, Proxy)> = proxies.iter().map(|proxy| (nodes.unwrap_or(1), *proxy)).collect();
+    if nodes.is_none() && !names("--only") {
+        runs.extend(proxies.first().map(|proxy| (2, *proxy)));
+    }
     let mut holds = true;
-    for (number, proxy) in
-        proxy.map_or(vec![Proxy::Nftables, Proxy::Iptables], |proxy| vec![proxy]).into_iter().enumerate()
-    {
+    for (number, (nodes, proxy)) in runs.into_iter().enumerate() {
         // What somebody left in a cluster that is up would be in the test's way.
         Node::remove()?;
-        let node = up(programs, proxy)?;
+        let node = up(programs, nodes, proxy)?;
         let mut command = inside(&node, programs, &program)?;
         command.args(["--proxy", proxy.name(), "--state", STATE]);
         command
@@ -223,7 +253,9 @@ fn test(metadata: &Metadata, programs: &Programs, proxy: Option<Proxy>, args: &[
             .arg("--chart")
             .arg(metadata.root.join(CHART))
             .args(args);
-        if number > 0 && !names("--only") {
+        if !names("--only") && nodes > 1 {
+            command.args(["--only", "two-nodes"]);
+        } else if !names("--only") && number > 0 {
             command.args(["--only", "experiments"]);
         }
         if number > 0 && names("--report") {

@@ -1,8 +1,8 @@
-//! The node: network, mount and pid namespaces that one process holds.
+//! A node: network and mount namespaces that one process holds; the first node's pid namespace is both nodes'.
 //!
 //! Inside, `/run`, `/var/lib`, `/var/log` and `/sys/fs/bpf` are the node's own, and the settings that a kubelet changes on a whole machine are files of ours. So
-//! the kernel takes everything back when the first process is killed: processes, mounts, interfaces, rules, pins. What is left then are the state folder and the kubelet's
-//! cgroups.
+//! the kernel takes everything back when the first node's process is killed: processes, mounts, interfaces, rules, pins. What is left then are the state folder and
+//! the kubelets' cgroups.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -17,8 +17,10 @@ use crate::process;
 
 /// Name of the first process in its command line, by which it is known again.
 const MARK: &str = "drainscope-cluster-node";
-/// The kubelet's cgroup, directly below the root of each hierarchy.
-const CGROUP: &str = "kubepods";
+/// The kubelets' cgroups, directly below the root of each hierarchy: the first node's own one, and the second's root.
+const KUBEPODS: &str = "kubepods";
+/// See [`KUBEPODS`]. The second kubelet wants it to be there.
+pub(super) const SECOND_ROOT: &str = "drainscope-node-2";
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// For what the kernel does within milliseconds unless the machine is very busy.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,15 +34,15 @@ const SETTINGS: [(&str, &str); 5] = [
     ("kernel/keys/root_maxbytes", "25000000"),
 ];
 
-/// Runs as the first process of the pid namespace; `$1` is the state folder. The pid outside is read before the new /proc hides it.
-/// The end: a parent for processes that lost theirs (sh takes every child that ends).
+/// The process that holds a node; `$1` is the node's folder, `$2` its number. The first node's is the first process of the pid namespace; its pid outside is read
+/// before the new /proc hides it. The end: a parent for processes that lost theirs (sh takes every child that ends).
 const HOLD: &str = r#"
 set -eu
-state=$1
+state=$1 address=10.89.0.$2
 read -r pid _ </proc/self/stat
 mount --make-rprivate /
 mount --make-rshared /
-mount -t proc proc /proc
+[ "$2" -gt 1 ] || mount -t proc proc /proc
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t bpf bpf /sys/fs/bpf
 mount --bind "$state/lib" /var/lib
@@ -50,38 +52,60 @@ for file in */* */*/*; do [ ! -f "$file" ] || mount --bind "$file" "/proc/sys/$f
 cd /
 ip link set lo up
 # Its own address, and a route by which connections to Services leave before they are rewritten.
-ip address add 10.89.0.1/32 dev lo
-ip route add 10.96.0.0/16 dev lo src 10.89.0.1
+ip address add "$address/32" dev lo
+ip route add 10.96.0.0/16 dev lo src "$address"
 echo 1 >/proc/sys/net/ipv4/ip_forward
 echo "$pid" >"$state/node.pid.new"
 mv "$state/node.pid.new" "$state/node.pid"
 while :; do sleep 3600 & wait "$!" || :; done
 "#;
 
+/// A wire from a node to the other: `$1` is this node's number, `$2` the other's, `$3` the other's third byte of pod addresses.
+const WIRE: &str = r#"
+set -eu
+ip link set "node-$2" up
+ip route add "10.89.0.$2/32" dev "node-$2" src "10.89.0.$1"
+ip route add "10.88.$3.0/24" via "10.89.0.$2" dev "node-$2" onlink src "10.89.0.$1"
+"#;
+
 /// A running node.
 pub(super) struct Node {
+    /// From 1.
+    number: u8,
+    /// Of the process that holds it: the first node's as this machine sees it, the second's as the first node does.
     pid: u32,
+    /// The first node's, if this is the second.
+    first: Option<u32>,
 }
 
 impl Node {
-    /// The one that runs, if one does.
+    /// The first one, if it runs.
     pub(super) fn find() -> Result<Option<Self>> {
-        let Ok(text) = fs::read_to_string(Path::new(STATE).join("node.pid")) else { return Ok(None) };
-        let pid = text.trim().parse().with_context(|| format!("{STATE}/node.pid holds no pid"))?;
-        let node = Self { pid };
+        Self::find_in(1, None)
+    }
+
+    /// The second one, if it runs beside this first one.
+    pub(super) fn second(&self) -> Result<Option<Self>> {
+        Self::find_in(2, Some(self.pid))
+    }
+
+    fn find_in(number: u8, first: Option<u32>) -> Result<Option<Self>> {
+        let file = folder(number).join("node.pid");
+        let Ok(text) = fs::read_to_string(&file) else { return Ok(None) };
+        let pid = text.trim().parse().with_context(|| format!("{} holds no pid", file.display()))?;
+        let node = Self { number, pid, first };
         Ok(node.lives().then_some(node))
     }
 
-    /// Makes the namespaces; none may be there.
+    /// Makes the namespaces of the first one; none may be there.
     pub(super) fn create() -> Result<Self> {
         if let Some(foreign) = cgroups()?.first() {
             bail!("another kubelet works on this machine: {} exists", foreign.display());
         }
-        let state = Path::new(STATE);
-        for folder in ["lib", "log", "logs", "conf/cni", "conf/static", "pki", "settings"] {
-            let folder = state.join(folder);
-            fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        }
+        let state = folder(1);
+        create_folders(&state)?;
+        let pki = state.join("pki");
+        fs::create_dir_all(&pki).with_context(|| format!("cannot create {}", pki.display()))?;
         for (name, value) in SETTINGS {
             let file = state.join("settings").join(name);
             if !Path::new("/proc/sys").join(name).exists() {
@@ -90,32 +114,69 @@ impl Node {
             fs::create_dir_all(file.parent().context("a setting has a folder")?)?;
             fs::write(&file, value).with_context(|| format!("cannot write {}", file.display()))?;
         }
-        let log = File::create(state.join("logs/node.log")).context("cannot create the node's log")?;
         let mut hold = process::command("setsid");
-        hold.args([
-            "unshare",
-            "--net",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--propagation",
-            "private",
-        ]);
-        hold.args(["sh", "-c", HOLD, MARK, STATE]).current_dir("/").stdin(Stdio::null());
+        hold.args(["unshare", "--pid", "--fork", "--kill-child"]);
+        Self::hold(hold, 1, None)
+    }
+
+    /// Makes the second one beside this first one, and the wire between them.
+    pub(super) fn create_second(&self) -> Result<Self> {
+        create_folders(&folder(2))?;
+        for hierarchy in hierarchies()? {
+            let root = hierarchy.join(SECOND_ROOT);
+            fs::create_dir_all(&root).with_context(|| format!("cannot create {}", root.display()))?;
+        }
+        let mut hold = self.command("setsid");
+        hold.arg("unshare");
+        let second = Self::hold(hold, 2, Some(self.pid))?;
+        let mut wire = self.command("ip");
+        wire.args(["link", "add", "node-2", "type", "veth", "peer", "name", "node-1", "netns"]);
+        process::run(wire.arg(second.pid.to_string()))?;
+        process::run(self.command("sh").args(["-c", WIRE, "wire", "1", "2", "1"]))?;
+        process::run(second.command("sh").args(["-c", WIRE, "wire", "2", "1", "0"]))?;
+        Ok(second)
+    }
+
+    /// Starts the process that holds the namespaces, by a command that ends with `unshare`.
+    fn hold(mut hold: Command, number: u8, first: Option<u32>) -> Result<Self> {
+        let file = folder(number).join("logs/node.log");
+        let log = File::create(&file).context("cannot create the node's log")?;
+        hold.args(["--net", "--mount", "--propagation", "private", "sh", "-c", HOLD, MARK]);
+        hold.arg(folder(number)).arg(number.to_string()).current_dir("/").stdin(Stdio::null());
         hold.stdout(log.try_clone()?).stderr(log);
         let mut child = hold.spawn().context("cannot start unshare")?;
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(node) = Self::find()? {
+            if let Some(node) = Self::find_in(number, first)? {
                 return Ok(node);
             }
             if child.try_wait()?.is_some() || Instant::now() > deadline {
-                let log = fs::read_to_string(state.join("logs/node.log")).unwrap_or_default();
+                let log = fs::read_to_string(&file).unwrap_or_default();
                 bail!("the node's namespaces could not be made: {}", process::last_lines(&log, 5));
             }
             thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// As Kubernetes knows it.
+    pub(super) fn name(&self) -> String {
+        format!("node-{}", self.number)
+    }
+
+    /// Its configuration, logs and data; the first node's has the cluster's as well.
+    pub(super) fn folder(&self) -> PathBuf {
+        folder(self.number)
+    }
+
+    /// Text of a configuration file or an argument with this node's values in it.
+    pub(super) fn filled(&self, template: &str) -> String {
+        template
+            .replace("${STATE}", STATE)
+            .replace("${FOLDER}", &self.folder().display().to_string())
+            .replace("${NODE}", &self.name())
+            .replace("${ADDRESS}", &format!("10.89.0.{}", self.number))
+            .replace("${PODS}", &format!("10.88.{}.0/24", self.number - 1))
+            .replace("${CGROUPS}", &if self.number == 1 { "/".to_owned() } else { format!("/{SECOND_ROOT}") })
     }
 
     /// Ends what runs and removes what it left; false when there was nothing. Needs nothing to be whole.
@@ -139,13 +200,19 @@ impl Node {
     /// A program inside.
     pub(super) fn command(&self, program: &str) -> Command {
         let mut command = process::command("nsenter");
-        command.args(["--target", &self.pid.to_string(), "--net", "--mount", "--pid", "--", program]);
+        if let Some(first) = self.first {
+            command.args(["--target", &first.to_string(), "--net", "--mount", "--pid", "--", "nsenter"]);
+            command.args(["--target", &self.pid.to_string(), "--net", "--mount", "--", program]);
+        } else {
+            command.args(["--target", &self.pid.to_string(), "--net", "--mount", "--pid", "--", program]);
+        }
         command
     }
 
     /// The pid may be another process's by now; its command line tells.
     fn lives(&self) -> bool {
-        let line = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        let root = self.first.map_or_else(String::new, |first| format!("/proc/{first}/root"));
+        let line = fs::read(format!("{root}/proc/{}/cmdline", self.pid)).unwrap_or_default();
         line.split(|byte| *byte == 0).any(|word| word == MARK.as_bytes())
     }
 }
@@ -161,18 +228,40 @@ fn wait(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
     Ok(())
 }
 
-/// The kubelet's cgroup in each hierarchy that has one: of a unified tree, or of each controller's.
+/// A node's folder.
+fn folder(number: u8) -> PathBuf {
+    let state = PathBuf::from(STATE);
+    if number == 1 { state } else { state.join(format!("node-{number}")) }
+}
+
+fn create_folders(folder: &Path) -> Result<()> {
+    for name in ["lib", "log", "logs", "conf/cni", "conf/static", "settings"] {
+        let folder = folder.join(name);
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    Ok(())
+}
+
+/// The kubelets' cgroups in each hierarchy that has one.
 fn cgroups() -> Result<Vec<PathBuf>> {
+    let both = |root: PathBuf| [KUBEPODS, SECOND_ROOT].map(|name| root.join(name));
+    Ok(hierarchies()?.into_iter().flat_map(both).filter(|cgroup| cgroup.is_dir()).collect())
+}
+
+/// The roots of the cgroup hierarchies: of a unified tree, or of each controller's.
+fn hierarchies() -> Result<Vec<PathBuf>> {
     let root = Path::new(CGROUPS);
-    let mut found = vec![root.join(CGROUP)];
+    if root.join("cgroup.controllers").is_file() {
+        return Ok(vec![root.to_owned()]);
+    }
+    let mut found = Vec::new();
     for entry in fs::read_dir(root).context("cannot list the cgroup hierarchies")? {
         let entry = entry?;
         // Controllers that share a hierarchy are links to it.
-        if entry.file_type()?.is_dir() && entry.file_name() != CGROUP {
-            found.push(entry.path().join(CGROUP));
+        if entry.file_type()?.is_dir() {
+            found.push(entry.path());
         }
     }
-    found.retain(|cgroup| cgroup.is_dir());
     Ok(found)
 }
 
@@ -188,17 +277,27 @@ fn remove_tree(cgroup: &Path) -> std::io::Result<()> {
 }
 
 #[cfg(test)]
+impl Node {
+    /// One that nothing holds.
+    pub(super) fn unheld(number: u8) -> Self {
+        Self { number, pid: u32::MAX, first: None }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_first_process_runs_valid_shell() {
-        process::capture(Command::new("sh").args(["-n", "-c", HOLD])).unwrap();
+    fn what_a_shell_runs_is_valid() {
+        for script in [HOLD, WIRE] {
+            process::capture(Command::new("sh").args(["-n", "-c", script])).unwrap();
+        }
     }
 
     #[test]
     fn a_pid_of_another_process_is_not_the_node() {
-        assert!(!Node { pid: std::process::id() }.lives());
-        assert!(!Node { pid: u32::MAX }.lives());
+        assert!(!Node { pid: std::process::id(), ..Node::unheld(1) }.lives());
+        assert!(!Node::unheld(1).lives());
     }
 }

@@ -12,7 +12,7 @@ use super::STATE;
 use crate::process;
 
 /// Certificate, subject, alternative names of a server.
-const CERTIFICATES: [(&str, &str, Option<&str>); 7] = [
+const CERTIFICATES: [(&str, &str, Option<&str>); 8] = [
     (
         "apiserver",
         "/CN=kube-apiserver",
@@ -23,10 +23,11 @@ const CERTIFICATES: [(&str, &str, Option<&str>); 7] = [
     ("controller-manager", "/CN=system:kube-controller-manager", None),
     ("scheduler", "/CN=system:kube-scheduler", None),
     ("kube-proxy", "/CN=system:kube-proxy", None),
-    ("kubelet", "/O=system:nodes/CN=system:node:node-1", Some("IP:10.89.0.1,DNS:node-1")),
+    ("node-1", "/O=system:nodes/CN=system:node:node-1", Some("IP:10.89.0.1,DNS:node-1")),
+    ("node-2", "/O=system:nodes/CN=system:node:node-2", Some("IP:10.89.0.2,DNS:node-2")),
 ];
 /// Those that talk to the API server by a kubeconfig.
-const CLIENTS: [&str; 5] = ["admin", "controller-manager", "scheduler", "kube-proxy", "kubelet"];
+const CLIENTS: [&str; 6] = ["admin", "controller-manager", "scheduler", "kube-proxy", "node-1", "node-2"];
 
 /// Makes all of them in the state folder.
 pub(super) fn make() -> Result<()> {

@@ -15,7 +15,7 @@ use super::node::Node;
 use super::{Proxy, STATE, pki};
 use crate::process;
 
-/// Configuration, by its name in the state folder.
+/// Configuration, by its name in the node's folder.
 const CONFIGURATION: [(&str, &str); 5] = [
     ("containerd.toml", include_str!("../../../tests/cluster/conf/containerd.toml")),
     ("cni/10-bridge.conflist", include_str!("../../../tests/cluster/conf/cni/10-bridge.conflist")),
@@ -73,63 +73,70 @@ const CONTROLLER_MANAGER: &[&str] = &[
 const SCHEDULER: &[&str] =
     &["--kubeconfig=${STATE}/conf/scheduler.kubeconfig", "--bind-address=127.0.0.1", "--leader-elect=false"];
 const KUBELET: &[&str] = &[
-    "--config=${STATE}/conf/kubelet.yaml",
-    "--kubeconfig=${STATE}/conf/kubelet.kubeconfig",
-    "--hostname-override=node-1",
-    "--node-ip=10.89.0.1",
+    "--config=${FOLDER}/conf/kubelet.yaml",
+    "--kubeconfig=${STATE}/conf/${NODE}.kubeconfig",
+    "--hostname-override=${NODE}",
+    "--node-ip=${ADDRESS}",
 ];
 
-/// Whether everything answers, and kube-proxy works as wanted.
-pub(super) fn is_up(node: &Node, programs: &Programs, proxy: Proxy) -> bool {
-    let configured = fs::read_to_string(Path::new(STATE).join("conf/kube-proxy.yaml")).unwrap_or_default();
-    configured.contains(&format!("mode: {}\n", proxy.name())) && node_is_ready(node, programs)
+/// Whether everything of these nodes answers, and their kube-proxies work as wanted.
+pub(super) fn is_up(nodes: &[Node], programs: &Programs, proxy: Proxy) -> bool {
+    let is_wanted = |node: &Node| {
+        let file = node.folder().join("conf/kube-proxy.yaml");
+        let configured = fs::read_to_string(file).unwrap_or_default();
+        configured.contains(&format!("mode: {}\n", proxy.name()))
+    };
+    nodes.iter().all(is_wanted) && nodes_are_ready(nodes, programs)
 }
 
-/// Starts all components in an empty node.
-pub(super) fn everything(node: &Node, programs: &Programs, proxy: Proxy) -> Result<()> {
+/// Starts all components in empty nodes; the first has the control plane.
+pub(super) fn everything(nodes: &[Node], programs: &Programs, proxy: Proxy) -> Result<()> {
     let begun = Instant::now();
-    configure(proxy)?;
+    let control_plane = nodes.first().context("there is a first node")?;
     pki::make()?;
-    let start = |name: &str, args: &[&str]| daemon(node, programs, name, args);
-    let kubectl = |args: &[&str]| kubectl(node, programs, args).is_ok();
+    let start = |name: &str, args: &[&str]| daemon(control_plane, programs, name, args);
+    let kubectl = |args: &[&str]| kubectl(control_plane, programs, args).is_ok();
     start("etcd", ETCD)?;
-    start("containerd", &["--config=${STATE}/conf/containerd.toml"])?;
     start("kube-apiserver", APISERVER)?;
-    wait("containerd", begun, || process::capture(&mut ctr(node, &["version"])).is_ok())?;
-    for image in programs.images() {
-        process::capture(ctr(node, &["images", "import"]).arg(&image))?;
+    for node in nodes {
+        configure(node, proxy)?;
+        daemon(node, programs, "containerd", &["--config=${FOLDER}/conf/containerd.toml"])?;
+    }
+    for node in nodes {
+        wait("containerd", begun, || process::capture(&mut ctr(node, &["version"])).is_ok())?;
+        for image in programs.images() {
+            process::capture(ctr(node, &["images", "import"]).arg(&image))?;
+        }
     }
     wait("kube-apiserver", begun, || kubectl(&["get", "--raw", "/readyz"]))?;
     start("kube-controller-manager", CONTROLLER_MANAGER)?;
     start("kube-scheduler", SCHEDULER)?;
-    start("kubelet", KUBELET)?;
-    start("kube-proxy", &["--config=${STATE}/conf/kube-proxy.yaml"])?;
-    wait("the node", begun, || node_is_ready(node, programs))?;
+    for node in nodes {
+        daemon(node, programs, "kubelet", KUBELET)?;
+        daemon(node, programs, "kube-proxy", &["--config=${FOLDER}/conf/kube-proxy.yaml"])?;
+    }
+    wait("every node", begun, || nodes_are_ready(nodes, programs))?;
     wait("default service account", begun, || kubectl(&["get", "serviceaccount", "default"]))
 }
 
-fn configure(proxy: Proxy) -> Result<()> {
+fn configure(node: &Node, proxy: Proxy) -> Result<()> {
     let holds_bridge = |folder: &&&str| Path::new(folder).join("bridge").is_file();
     let cni = CNI_FOLDERS.iter().find(holds_bridge).context("there are no CNI plugins")?;
-    let conf = Path::new(STATE).join("conf");
+    let conf = node.folder().join("conf");
     for (name, template) in CONFIGURATION {
-        let text = filled(template).replace("${CNI_BIN}", cni).replace("${PROXY}", proxy.name());
+        let text = node.filled(template).replace("${CNI_BIN}", cni).replace("${PROXY}", proxy.name());
         fs::write(conf.join(name), text).with_context(|| format!("cannot write {name}"))?;
     }
     // Pods resolve no names.
     fs::write(conf.join("resolv.conf"), "").context("cannot write resolv.conf")
 }
 
-fn filled(template: &str) -> String {
-    template.replace("${STATE}", STATE)
-}
-
 /// In a session of its own, its parent the node's first process: it outlives us and ends with the node.
 fn daemon(node: &Node, programs: &Programs, name: &str, args: &[&str]) -> Result<()> {
-    let file = Path::new(STATE).join("logs").join(name).with_extension("log");
+    let file = node.folder().join("logs").join(name).with_extension("log");
     let log = File::create(&file).with_context(|| format!("cannot create {}", file.display()))?;
     let mut command = node.command("setsid");
-    command.args(["--fork", name]).args(args.iter().map(|arg| filled(arg))).current_dir("/");
+    command.args(["--fork", name]).args(args.iter().map(|arg| node.filled(arg))).current_dir("/");
     programs.put_on_path(&mut command)?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     process::run(&mut command)
@@ -144,13 +151,17 @@ fn ctr(node: &Node, args: &[&str]) -> Command {
 fn kubectl(node: &Node, programs: &Programs, args: &[&str]) -> Result<String> {
     let mut command = node.command("kubectl");
     programs.put_on_path(&mut command)?;
-    command.env("KUBECONFIG", filled("${STATE}/conf/admin.kubeconfig")).args(args);
+    command.env("KUBECONFIG", Path::new(STATE).join("conf/admin.kubeconfig")).args(args);
     process::capture(&mut command)
 }
 
-fn node_is_ready(node: &Node, programs: &Programs) -> bool {
+fn nodes_are_ready(nodes: &[Node], programs: &Programs) -> bool {
     let path = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
-    kubectl(node, programs, &["get", "node", "node-1", "-o", path]).is_ok_and(|status| status == "True")
+    let Some(control_plane) = nodes.first() else { return false };
+    nodes.iter().all(|node| {
+        let status = kubectl(control_plane, programs, &["get", "node", &node.name(), "-o", path]);
+        status.is_ok_and(|status| status == "True")
+    })
 }
 
 fn wait(what: &str, begun: Instant, mut ready: impl FnMut() -> bool) -> Result<()> {
@@ -173,8 +184,10 @@ mod tests {
     fn no_placeholder_is_left_unfilled() {
         let args = [ETCD, APISERVER, CONTROLLER_MANAGER, SCHEDULER, KUBELET].concat();
         for text in CONFIGURATION.iter().map(|(_, template)| *template).chain(args) {
-            let text = filled(text).replace("${CNI_BIN}", "").replace("${PROXY}", "");
-            assert!(!text.contains("${"), "{text}");
+            for node in [Node::unheld(1), Node::unheld(2)] {
+                let text = node.filled(text).replace("${CNI_BIN}", "").replace("${PROXY}", "");
+                assert!(!text.contains("${"), "{text}");
+            }
         }
     }
 }

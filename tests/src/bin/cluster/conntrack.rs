@@ -56,7 +56,10 @@ impl Listener {
         let reader = std::thread::spawn(move || {
             let mut clients = Clients::new();
             for line in lines {
-                if let Some((key, client)) = parse(&line?) {
+                // Another node hands on what it was sent, under the name that it has there.
+                if let Some(Rewritten { client, to, key }) = parse(&line?)
+                    && to == target
+                {
                     clients.insert(key, client);
                 }
             }
@@ -77,9 +80,10 @@ impl Listener {
     }
 }
 
-/// Whether a socket of this network namespace is in netfilter's group of new connections.
+/// Whether a socket of this thread's network namespace is in netfilter's group of new connections.
 fn listens() -> anyhow::Result<bool> {
-    let sockets = std::fs::read_to_string("/proc/net/netlink").context("read the netlink sockets")?;
+    let sockets =
+        std::fs::read_to_string("/proc/thread-self/net/netlink").context("read the netlink sockets")?;
     Ok(sockets.lines().any(|line| {
         let mut words = line.split_whitespace().skip(1);
         let protocol = words.next();
@@ -88,15 +92,31 @@ fn listens() -> anyhow::Result<bool> {
     }))
 }
 
-/// `[NEW] tcp 6 120 SYN_SENT src=A dst=B sport=1 dport=2 [UNREPLIED] src=C dst=D sport=3 dport=4`: A:1 is the client, C:3 the pod, D:4 the client's new name.
-fn parse(line: &str) -> Option<((SocketAddr, SocketAddr), SocketAddr)> {
+/// A connection of a Service.
+#[derive(Debug, PartialEq, Eq)]
+struct Rewritten {
+    /// What the client calls itself.
+    client: SocketAddr,
+    /// Where it meant to go.
+    to: SocketAddr,
+    /// What the pod's side calls the client and itself.
+    key: (SocketAddr, SocketAddr),
+}
+
+/// `[NEW] tcp 6 120 SYN_SENT src=A dst=B sport=1 dport=2 [UNREPLIED] src=C dst=D sport=3 dport=4`: A:1 is the client, B:2 the Service, C:3 the pod, D:4 the
+/// client's new name.
+fn parse(line: &str) -> Option<Rewritten> {
     let value = |key: &str, nth: usize| {
         line.split_whitespace().filter_map(|word| word.strip_prefix(key)?.strip_prefix('=')).nth(nth)
     };
     let end = |address: &str, port: &str, nth: usize| {
         Some(SocketAddr::new(value(address, nth)?.parse().ok()?, value(port, nth)?.parse().ok()?))
     };
-    Some(((end("dst", "dport", 1)?, end("src", "sport", 1)?), end("src", "sport", 0)?))
+    Some(Rewritten {
+        client: end("src", "sport", 0)?,
+        to: end("dst", "dport", 0)?,
+        key: (end("dst", "dport", 1)?, end("src", "sport", 1)?),
+    })
 }
 
 #[cfg(test)]
@@ -110,7 +130,11 @@ mod tests {
         let address = |text: &str| text.parse().expect("an address");
         assert_eq!(
             parse(line),
-            Some(((address("10.88.0.1:51234"), address("10.88.0.4:8080")), address("10.89.0.1:20001")))
+            Some(Rewritten {
+                client: address("10.89.0.1:20001"),
+                to: address("10.96.0.80:80"),
+                key: (address("10.88.0.1:51234"), address("10.88.0.4:8080")),
+            })
         );
         assert_eq!(parse("conntrack v1.4.7 (conntrack-tools): 12 flow events have been shown."), None);
     }

@@ -13,10 +13,8 @@ use crate::site::Site;
 
 /// SIGKILL, then the same program with the same arguments, found by what it was called as.
 pub(crate) fn restart(site: &Site) -> anyhow::Result<()> {
-    let (pid, words) = processes()?
-        .into_iter()
-        .find(|(_, words)| words.first().is_some_and(|name| name == "kubelet"))
-        .context("no kubelet runs")?;
+    let is_it = |words: &[String]| words.first().is_some_and(|name| name == "kubelet");
+    let (pid, words) = process(is_it)?.context("no kubelet runs")?;
     kill(Pid::from_raw(pid), Signal::SIGKILL).context("kill the kubelet")?;
     kubectl::wait("the kubelet is gone", PATIENCE, || {
         Ok((!fs::exists(format!("/proc/{pid}/fd"))?).then_some(()))
@@ -38,6 +36,11 @@ pub(crate) fn restart(site: &Site) -> anyhow::Result<()> {
         .context("start setsid")?;
     ensure!(status.success(), "setsid ended with {status}");
     Ok(())
+}
+
+/// Pid and command line of the process that this fits.
+pub(crate) fn process(fits: impl Fn(&[String]) -> bool) -> anyhow::Result<Option<(i32, Vec<String>)>> {
+    Ok(processes()?.into_iter().find(|(_, words)| fits(words)))
 }
 
 /// Pids and command lines.

@@ -16,7 +16,9 @@ mod pods;
 mod release;
 mod report;
 mod rollout;
+mod second;
 mod site;
+mod two_nodes;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -70,6 +72,8 @@ enum Part {
     Endings,
     /// The agent's pod replaced, upgraded, uninstalled; a kubelet that is away
     DaemonSet,
+    /// Rolling updates over two nodes; never without being asked for, for the cluster needs two
+    TwoNodes,
 }
 
 fn main() -> ExitCode {
@@ -85,7 +89,11 @@ fn main() -> ExitCode {
 
 /// Whether everything held.
 fn run(args: &Args) -> anyhow::Result<bool> {
-    let wanted = |part| args.only.is_none_or(|only| only == part);
+    let wanted = |part| args.only.map_or(part != Part::TwoNodes, |only| only == part);
+    let second = if wanted(Part::TwoNodes) { Some(second::Node::find(&args.state)?) } else { None };
+    if let Some(second) = &second {
+        second.import(&args.image)?;
+    }
     let mut site = Site::start(&args.state, &args.image, &args.chart)?;
     let mut report = report::Report::new(&args.proxy, site.version()?);
     if wanted(Part::DaemonSet) {
@@ -100,6 +108,9 @@ fn run(args: &Args) -> anyhow::Result<bool> {
     }
     if wanted(Part::DaemonSet) {
         report.daemon_set.extend(daemon_set::disturbed(&mut site)?);
+    }
+    if let Some(second) = &second {
+        report.two_nodes = two_nodes::run(&site, second)?;
     }
     report.requests = audit::requests(&args.state)?;
     let failures = report.failures();

@@ -43,6 +43,10 @@ pub(crate) fn workload(kind: &str, name: &str, replicas: u32, spec: Value) -> Va
         "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": name}},
             "template": {"metadata": {"labels": {"app": name}}, "spec": spec}}});
+    // On two nodes, on both: those of one rollout as evenly as their number allows.
+    object["spec"]["template"]["spec"]["topologySpreadConstraints"] = json!([{"maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"app": name}}, "matchLabelKeys": ["pod-template-hash"]}]);
     if kind == "StatefulSet" {
         object["spec"]["serviceName"] = name.into();
     } else {

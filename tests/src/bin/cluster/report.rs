@@ -39,6 +39,7 @@ pub(crate) struct Report {
     pub(crate) daemon_set: Vec<Row>,
     /// What Prometheus said.
     pub(crate) alerts: Vec<Row>,
+    pub(crate) two_nodes: Vec<Row>,
     pub(crate) requests: Requests,
 }
 
@@ -51,6 +52,7 @@ impl Report {
             endings: Vec::new(),
             daemon_set: Vec::new(),
             alerts: Vec::new(),
+            two_nodes: Vec::new(),
             requests: Requests::new(),
         }
     }
@@ -73,11 +75,12 @@ impl Report {
     }
 
     /// Their keys in JSON, what their first column is, and their rows.
-    fn tables(&self) -> [(&'static str, &'static str, &[Row]); 3] {
+    fn tables(&self) -> [(&'static str, &'static str, &[Row]); 4] {
         [
             ("endings", "way to end", &self.endings),
             ("daemon_set", "the DaemonSet's own life", &self.daemon_set),
             ("alerts", "alert, by a real Prometheus", &self.alerts),
+            ("two_nodes", "two nodes", &self.two_nodes),
         ]
     }
 
@@ -170,7 +173,7 @@ impl Report {
         if append {
             let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
             let mut before: Value = serde_json::from_str(&text).context("the report before")?;
-            for key in ["experiments", "api_requests", "endings", "daemon_set", "alerts"] {
+            for key in ["experiments", "api_requests", "endings", "daemon_set", "alerts", "two_nodes"] {
                 let more = report[key].take();
                 let all = before[key].as_array_mut().context("the report before")?;
                 all.extend(more.as_array().into_iter().flatten().cloned());

@@ -28,12 +28,12 @@ pub(crate) const PATH: &str = "/?delay=50ms";
 pub(crate) const BEFORE: Duration = Duration::from_secs(4);
 pub(crate) const AFTER: Duration = Duration::from_secs(3);
 /// Our clients: 8 keep their connection, 24 open one for each request; 200 requests a second.
-const CLIENTS: &str =
+pub(crate) const CLIENTS: &str =
     "--keepalive 8 --keepalive-rate 10 --new 24 --new-rate 5 --connect-timeout 3 --timeout 5";
 /// Their ports. Others' are above 32767, where the kernel chooses.
-const OWN_PORTS: std::ops::RangeInclusive<u16> = 10_000..=29_999;
+pub(crate) const OWN_PORTS: std::ops::RangeInclusive<u16> = 10_000..=29_999;
 /// The bound on the agent's settling: it waits for 10 s of quiet by itself, and gives up after 120 s.
-const SETTLING: Duration = Duration::from_secs(150);
+pub(crate) const SETTLING: Duration = Duration::from_secs(150);
 
 /// How a Service is reached.
 pub(crate) struct Target {
@@ -150,7 +150,7 @@ fn wait_rolled_out(name: &str) -> anyhow::Result<()> {
 
 /// The terminations with evidence of our own clients only, under the clients' own names; and how many attempts fortio's connections lost. What is
 /// of neither stays with ours, where it finds no partner.
-fn split(terminations: &[Termination], clients: &Clients) -> (Vec<Termination>, u64) {
+pub(crate) fn split(terminations: &[Termination], clients: &Clients) -> (Vec<Termination>, u64) {
     let mut foreign = 0;
     let own = terminations.iter().map(|end| {
         let mut end = end.clone();
