@@ -8,7 +8,7 @@ use super::account::{self, Attempt};
 use super::connection::{self, Connection, IS_PROBE_CLIENT};
 use super::identity;
 use super::load::{self, direct};
-use super::maps;
+use super::{known, maps};
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::fields::Field;
 use probe_ebpf::wire::{CLOSED_PROBE, Closed, Kind, PORT_PROBE, Port};
@@ -84,6 +84,7 @@ pub(super) fn connected(sk: *const u8) {
     if let Some(port) = identity::port(seen.slot.slot, seen.local_port) {
         // SAFETY: a live map value.
         account::add(unsafe { &raw mut (*port).probed });
+        known::forget();
     }
     let closed = Closed {
         at_ns: load::now_ns(),
