@@ -12,45 +12,28 @@ macro_rules! fields {
     };
 }
 
+// What is read of most connections comes first, so that it lies in few cache lines.
 fields! {
-    /// Address family.
-    Family = "sock" "__sk_common.skc_family";
+    /// Network namespace.
+    Net = "sock" "__sk_common.skc_net.net";
+    /// Namespace cookie: unique for the boot (since 5.12).
+    NetCookie = "net" "net_cookie";
+    /// What BPF programs keep for it; none of them does if there is nothing.
+    SocketStorage = "sock" "sk_bpf_storage";
     /// TCP state.
     State = "sock" "__sk_common.skc_state";
     /// Local port, host order; 0 once the socket is unhashed.
     LocalPort = "sock" "__sk_common.skc_num";
-    /// Peer port, network order.
-    PeerPort = "sock" "__sk_common.skc_dport";
-    /// Peer IPv4 address.
-    PeerV4 = "sock" "__sk_common.skc_daddr";
-    /// Local IPv4 address.
-    LocalV4 = "sock" "__sk_common.skc_rcv_saddr";
-    /// Peer IPv6 address.
-    PeerV6 = "sock" "__sk_common.skc_v6_daddr";
-    /// Local IPv6 address.
-    LocalV6 = "sock" "__sk_common.skc_v6_rcv_saddr";
-    /// Network namespace.
-    Net = "sock" "__sk_common.skc_net.net";
-    /// Bits of `enum sock_flags`.
-    Flags = "sock" "__sk_common.skc_flags";
-    /// IP protocol (MPTCP fires the same hooks).
-    Protocol = "sock" "sk_protocol";
-    /// Pending error.
-    Error = "sock" "sk_err";
-    /// Set exactly when accept() took the connection.
-    Socket = "sock" "sk_socket";
-    /// Cgroup (v2) of its creator; a child has its listener's.
-    SocketCgroup = "sock" "sk_cgrp_data.cgroup";
-    /// Its cookie: 0 until somebody asks for it (net/core/sock_diag.c), then unique for the boot.
-    SocketCookie = "sock" "__sk_common.skc_cookie.counter";
     /// Local port, network order; kept after the socket is unhashed.
     SourcePort = "inet_sock" "inet_sport";
-    /// Namespace cookie: unique for the boot (since 5.12).
-    NetCookie = "net" "net_cookie";
-    /// Next sequence number expected.
-    RcvNxt = "tcp_sock" "rcv_nxt";
-    /// Head of the unread data.
-    CopiedSeq = "tcp_sock" "copied_seq";
+    /// IP protocol (MPTCP fires the same hooks).
+    Protocol = "sock" "sk_protocol";
+    /// Address family.
+    Family = "sock" "__sk_common.skc_family";
+    /// Local IPv4 address.
+    LocalV4 = "sock" "__sk_common.skc_rcv_saddr";
+    /// Peer IPv4 address.
+    PeerV4 = "sock" "__sk_common.skc_daddr";
     /// Tail of the data the application wrote.
     WriteSeq = "tcp_sock" "write_seq";
     /// First unacknowledged byte.
@@ -61,10 +44,30 @@ fields! {
     BytesAcked = "tcp_sock" "bytes_acked";
     /// Bytes received, the client's FIN included.
     BytesReceived = "tcp_sock" "bytes_received";
+    /// Next sequence number expected.
+    RcvNxt = "tcp_sock" "rcv_nxt";
+    /// Head of the unread data.
+    CopiedSeq = "tcp_sock" "copied_seq";
     /// Jiffies of the last data segment sent.
     LastSent = "tcp_sock" "lsndtime";
     /// Jiffies of the last data segment received.
     LastReceived = "inet_connection_sock" "icsk_ack.lrcvtime";
+    /// Its cookie: 0 until somebody asks for it (net/core/sock_diag.c), then unique for the boot.
+    SocketCookie = "sock" "__sk_common.skc_cookie.counter";
+    /// Set exactly when accept() took the connection.
+    Socket = "sock" "sk_socket";
+    /// Bits of `enum sock_flags`.
+    Flags = "sock" "__sk_common.skc_flags";
+    /// Pending error.
+    Error = "sock" "sk_err";
+    /// Peer port, network order.
+    PeerPort = "sock" "__sk_common.skc_dport";
+    /// Peer IPv6 address.
+    PeerV6 = "sock" "__sk_common.skc_v6_daddr";
+    /// Local IPv6 address.
+    LocalV6 = "sock" "__sk_common.skc_v6_rcv_saddr";
+    /// Cgroup (v2) of its creator; a child has its listener's.
+    SocketCgroup = "sock" "sk_cgrp_data.cgroup";
     /// Packets that a socket dropped; of a listener: SYNs and last ACKs of handshakes beyond its accept queue.
     Drops = "sock" "sk_drops";
     /// Half-open requests of a listener.
@@ -144,6 +147,10 @@ pub const ABSENT: u32 = u32::MAX;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Hash)]
 pub struct Offsets {
+    /// Number of these programs with these settings, never 0; see `wire::Control`.
+    pub instance: u64,
+    /// Cookie of the namespace that the agent runs in: the node's own.
+    pub host_net: u64,
     /// By number of [`Field`]; [`ABSENT`] where there is none.
     pub fields: [u32; FIELDS],
     /// Size of `struct upid`.
@@ -152,38 +159,34 @@ pub struct Offsets {
     pub v1_subsystem: u32,
     /// Number of the hierarchy whose cgroups name the containers (0 is v2).
     pub hierarchy: u32,
-    /// Zero.
-    pub reserved: u32,
-    /// Cookie of the namespace that the agent runs in: the node's own.
-    pub host_net: u64,
+    /// Number of the drop reason "queue purged", or [`ABSENT`]: a socket's own queue, or one of a device that went.
+    pub queue_purge: u32,
+    /// Number of the drop reason "the socket is closed", or [`ABSENT`].
+    pub tcp_close: u32,
     /// Bit n: signal n, sent from outside the pod to a process group leader, stops a container.
     pub stop_signals: u64,
     /// Bit n: signal n does so while the pod is being deleted; at other times it is a reload or the like.
     pub deletion_signals: u64,
     /// Bit n: a packet dropped for reason n may have been on its way to an address that is gone.
     pub drop_reasons: [u64; 4],
-    /// Number of the drop reason "queue purged", or [`ABSENT`]: a socket's own queue, or one of a device that went.
-    pub queue_purge: u32,
-    /// Number of the drop reason "the socket is closed", or [`ABSENT`].
-    pub tcp_close: u32,
-    /// Number of these programs with these settings, never 0; see `wire::Control`.
-    pub instance: u64,
 }
+
+// Without padding, so that a copy of its bytes is its value.
+const _: () = assert!(size_of::<Offsets>() == 4 * (FIELDS + 5) + 8 * 8);
 
 impl Offsets {
     /// Nothing is known yet.
     pub const UNSET: Self = Self {
+        instance: 0,
+        host_net: 0,
         fields: [ABSENT; FIELDS],
         upid_size: 0,
         v1_subsystem: ABSENT,
         hierarchy: 0,
-        reserved: 0,
-        host_net: 0,
         stop_signals: 0,
         deletion_signals: 0,
         drop_reasons: [0; 4],
         queue_purge: ABSENT,
         tcp_close: ABSENT,
-        instance: 0,
     };
 }

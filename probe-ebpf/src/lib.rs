@@ -9,6 +9,7 @@
 pub mod class;
 pub mod decide;
 pub mod fields;
+pub mod known;
 pub mod protocol;
 pub mod record;
 pub mod wire;

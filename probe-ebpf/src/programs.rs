@@ -10,6 +10,7 @@ mod connection;
 mod drop;
 mod exit;
 mod identity;
+mod known;
 mod listener;
 mod load;
 mod maps;

@@ -90,13 +90,37 @@ pub struct Container {
 /// In place of a pid: the container's init is the first process of its pid namespace.
 pub const OWN_PIDS: u32 = u32::MAX;
 
-/// Index of the number of stops that the kernel has seen: raised with each, before it counts.
-pub const STOPS_SEEN: u32 = 0;
-/// Index of that number when user space last found no container stopping and no pod being deleted, or [`UNSETTLED`]. While
-/// both are equal, every pod of the node is running, and the programs need not ask which one a socket belongs to.
-pub const STOPS_SETTLED: u32 = 1;
+/// How often things changed, as the kernel programs say ([`TURNS_KERNEL`]) and as user space does ([`TURNS_USER`]).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turns {
+    /// The kernel's: stops that it has seen, raised with each before it counts. User space's: that number when it last found
+    /// no container stopping and no pod being deleted, or [`UNSETTLED`]. While both are equal, every pod of the node is
+    /// running, and the programs need not ask which one a socket belongs to.
+    pub stops: u64,
+    /// Changes of what a look at the tables rests on, raised after each. The sum of both is the epoch.
+    pub changes: u64,
+}
+
+/// Index of what the kernel programs write.
+pub const TURNS_KERNEL: u32 = 0;
+/// Index of what user space writes.
+pub const TURNS_USER: u32 = 1;
 /// In place of a number of stops: a pod is being deleted.
 pub const UNSETTLED: u64 = u64::MAX;
+
+/// Entries of the memory of what a look at the tables said last; a new one takes the place of another.
+pub const KNOWN: u32 = 4096;
+
+/// Value of that memory. Each half names its key and epoch, so that the halves of two writers never pass for one entry.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// What is left of the key, and the epoch.
+    pub name: u64,
+    /// What is left of the key, the low bits of the epoch, and what was found.
+    pub found: u64,
+}
 
 /// Entries of the memory of listeners; the oldest give way.
 pub const LISTENERS: u32 = 1024;
@@ -285,6 +309,40 @@ pub struct Counters {
     pub last_request_ns: u64,
     /// First stop of one of its containers; decides the phase of ports whose container is not known. 0 if none.
     pub stop_ns: u64,
+}
+
+/// Value of the map of counters: connections are counted in several places, so that CPUs do not wait for each other.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Everything but [`Counters::opened`] and [`Counters::closed`], which are 0.
+    pub counters: Counters,
+    /// These two, by number of the CPU that counted.
+    pub shares: [Share; SHARES],
+}
+
+/// A CPU's share of two counters, with a cache line's length between one and the next.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// See [`Counters::opened`].
+    pub opened: u64,
+    /// See [`Counters::closed`].
+    pub closed: u64,
+    /// Zero.
+    pub reserved: [u64; 6],
+}
+
+/// How many shares there are, a power of two; of more CPUs several have one.
+pub const SHARES: usize = 8;
+
+impl Tally {
+    /// The counters with the sums of their shares.
+    #[must_use]
+    pub fn sum(&self) -> Counters {
+        let sum = |of: fn(&Share) -> u64| self.shares.iter().map(of).fold(0, u64::wrapping_add);
+        Counters { opened: sum(|share| share.opened), closed: sum(|share| share.closed), ..self.counters }
+    }
 }
 
 /// Results of a late connection: the last index of [`Counters::late_connections`].
@@ -489,6 +547,9 @@ macro_rules! unpadded {
 unpadded! {
     Control = 24;
     Slot = 8;
+    Known = 16;
+    Turns = 16;
+    Share = 64;
     Listening = 16;
     Container = 32;
     ProbeKey = 8;
@@ -505,3 +566,23 @@ unpadded! {
     CgroupChange = 280;
 }
 const _: () = assert!(size_of::<Counters>() == 8 * (60 + 6 + 4 + 4 + 6));
+const _: () = assert!(size_of::<Tally>() == size_of::<Counters>() + SHARES * size_of::<Share>());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tally_is_the_sum_of_its_shares_and_nothing_else_changes() {
+        let mut tally = Tally::default();
+        tally.counters.late_opened = 3;
+        for (number, share) in (1..).zip(&mut tally.shares) {
+            (share.opened, share.closed) = (number, 10 * number);
+        }
+        let all = SHARES as u64 * (SHARES as u64 + 1) / 2;
+        assert_eq!(
+            tally.sum(),
+            Counters { opened: all, closed: 10 * all, late_opened: 3, ..Counters::default() }
+        );
+    }
+}

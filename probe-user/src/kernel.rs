@@ -265,7 +265,8 @@ impl Kernel {
         {
             return Err(LoadError::Essential { program, why: why.clone() });
         }
-        let tables = Tables::of(&mut ebpf)?;
+        let mut tables = Tables::of(&mut ebpf)?;
+        tables.next_epoch().map_err(|error| LoadError::Settings(chain(&error)))?;
         let ring = take(&mut ebpf, "RING")?;
         let control = take(&mut ebpf, "CONTROL")?;
         let saved = pins.is_some().then(|| take(&mut ebpf, "SAVED").map(Saved::new)).transpose()?;

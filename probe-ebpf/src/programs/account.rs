@@ -2,11 +2,12 @@
 
 use super::connection::{Connection, HAS_FIN};
 use super::{load, maps};
+use aya_ebpf::helpers::generated;
 use core::arch::asm;
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::wire::{
     self, ANSWERED, CLOSED_COUNTED, Closed, Container, Counters, Kind, LOSS_CLIENT_FIN, LOSS_LATE,
-    LOSS_LATE_CONNECTION, LOST, Loss, ON_NEW, ON_REUSED, SlotRef, Tuple, anomaly,
+    LOSS_LATE_CONNECTION, LOST, Loss, ON_NEW, ON_REUSED, SHARES, Share, SlotRef, Tally, Tuple, anomaly,
 };
 
 /// Adds one. The counters of a slot are shared by all CPUs; late traffic is rare enough.
@@ -36,10 +37,58 @@ pub(super) fn anomaly(index: u32) {
     }
 }
 
-/// The counters of a slot.
+/// All counters of a slot.
+#[inline(always)]
+pub(super) fn tally(slot: u32) -> Option<*mut Tally> {
+    maps::COUNTERS.get_ptr_mut(slot)
+}
+
+/// The counters of a slot, all but those of [`opened`] and [`closed`].
 #[inline(always)]
 pub(super) fn counters(slot: SlotRef) -> Option<*mut Counters> {
-    maps::COUNTERS.get_ptr_mut(slot.slot)
+    tally(slot.slot).map(counters_in)
+}
+
+/// The same, of a slot that was looked up.
+#[inline(always)]
+pub(super) fn counters_in(tally: *mut Tally) -> *mut Counters {
+    // SAFETY: a live map value.
+    unsafe { &raw mut (*tally).counters }
+}
+
+/// Counts an inbound connection.
+#[inline(always)]
+pub(super) fn opened(tally: *mut Tally) {
+    // SAFETY: a live map value.
+    add(unsafe { &raw mut (*share(tally)).opened });
+}
+
+/// Counts the end of an inbound connection.
+#[inline(always)]
+pub(super) fn closed(tally: *mut Tally) {
+    // SAFETY: a live map value.
+    add(unsafe { &raw mut (*share(tally)).closed });
+}
+
+/// The running CPU's share.
+#[inline(always)]
+fn share(tally: *mut Tally) -> *mut Share {
+    // SAFETY: no arguments.
+    let cpu = unsafe { generated::bpf_get_smp_processor_id() };
+    // SAFETY: a live map value, and an index below the array's length.
+    unsafe { (&raw mut (*tally).shares).cast::<Share>().add(cpu as usize & (SHARES - 1)) }
+}
+
+/// Inbound connections of a slot that are open now.
+#[inline(always)]
+pub(super) fn open(slot: SlotRef) -> u64 {
+    let Some(tally) = maps::COUNTERS.get(slot.slot) else { return 0 };
+    let mut open = 0_u64;
+    for share in &tally.shares {
+        open = open.wrapping_add(share.opened).wrapping_sub(share.closed);
+    }
+    // One that was counted as closed meanwhile, and as opened on a CPU that was asked before.
+    if open > u64::MAX / 2 { 0 } else { open }
 }
 
 /// Counts a probe of a pod that is being deleted or stopped.
@@ -226,9 +275,9 @@ pub(super) fn late_attempt(counters: *mut Counters, phase: Phase, at_ns: u64) {
 pub(super) fn remember(tuple: &Tuple, closed: &Closed) {
     if maps::CLOSED.insert(tuple, closed, 0).is_err() {
         anomaly(anomaly::CLOSED_FULL);
-        if let Some(counters) = maps::COUNTERS.get_ptr_mut(closed.slot) {
+        if let Some(tally) = maps::COUNTERS.get_ptr_mut(closed.slot) {
             // SAFETY: a live map value.
-            add(unsafe { &raw mut (*counters).closed_refused });
+            add(unsafe { &raw mut (*tally).counters.closed_refused });
         }
     }
 }

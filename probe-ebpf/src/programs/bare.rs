@@ -1,16 +1,20 @@
 //! Connections without storage: of a pod that runs, on a port of plain HTTP/1, up to the second request. Their sockets tell
 //! all that there is to know, and storage costs more than everything else that the programs do for a connection.
 //!
+//! [`established`], [`left`], [`over`] and [`was_read`] settle such a connection with array look-ups alone, once its port is
+//! known (see `known`). What they do not settle is looked at at length, by the hooks, and comes to the same.
+//!
 //! What a socket does not tell is whether it was read before some moment. The first read on a connection on which nothing
 //! was written yet therefore asks for the socket's cookie, which is the mark; where something else on the node does that
 //! too (`ss -e`), a request whose first read comes after the stop may pass for one that began before it.
 
 use super::connection::{self, Connection, HAS_READ};
 use super::load::{self, direct, is_less, is_same, is_set, tcp};
-use super::{closing, identity, state};
+use super::{account, closing, identity, known, state};
 use aya_ebpf::helpers::generated;
 use probe_ebpf::fields::Field;
-use probe_ebpf::wire::{PORT_GREETS, Port};
+use probe_ebpf::protocol::Protocol;
+use probe_ebpf::wire::{NONE, PORT_GREETS, Port};
 
 /// A connection to this port needs no storage at its start. A server that speaks first has written before the first
 /// request, so that writing does not tell requests apart.
@@ -19,11 +23,105 @@ pub(super) fn is_enough(connection: &Connection, port: &Port) -> bool {
     connection.flags == 0 && port.flags & PORT_GREETS == 0
 }
 
+/// Counts a connection that begins; false if there is more to it, or to its port.
+#[inline(always)]
+pub(super) fn established(sk: *const u8) -> bool {
+    let now = known::now();
+    if !now.is_settled {
+        return false;
+    }
+    let slot = known::bare_port(now.epoch, load::net_cookie(sk), direct(sk, Field::LocalPort));
+    if slot == NONE || load::is_own_traffic(sk) || !load::is_counted(sk) {
+        return false;
+    }
+    let Some(tally) = account::tally(slot) else { return false };
+    account::opened(tally);
+    true
+}
+
+/// A FIN goes out; false if there is more to know of the connection than its socket tells.
+#[inline(always)]
+pub(super) fn left(sk: *const u8, old: i32, new: i32) -> bool {
+    if !connection::has_none(sk) {
+        return false;
+    }
+    let now = known::now();
+    if known::is_nobodys(now.epoch, load::net_cookie(sk)) {
+        return true;
+    }
+    let tp = load::tcp_sock(sk);
+    !tp.is_null() && now.is_settled && is_clean(sk, tp, has_fin(old), new)
+}
+
+/// Counts a connection that is over; false if there is more to it, or to its port.
+#[inline(always)]
+pub(super) fn over(sk: *const u8, old: i32, new: i32) -> bool {
+    if !connection::has_none(sk) {
+        return false;
+    }
+    let now = known::now();
+    let cookie = load::net_cookie(sk);
+    if known::is_nobodys(now.epoch, cookie) {
+        return true;
+    }
+    let tp = load::tcp_sock(sk);
+    if tp.is_null() {
+        return true;
+    }
+    let slot = known::bare_port(now.epoch, cookie, u16::from_be(direct(tp, Field::SourcePort)));
+    if slot == NONE {
+        return false;
+    }
+    let is_quiet = if old == tcp::ESTABLISHED || old == tcp::CLOSE_WAIT {
+        now.is_settled && is_clean(sk, tp, has_fin(old), new)
+    } else {
+        is_over(sk, tp)
+    };
+    if !is_quiet || load::is_own_traffic(sk) || !load::is_counted(sk) {
+        return false;
+    }
+    let Some(tally) = account::tally(slot) else { return false };
+    account::closed(tally);
+    true
+}
+
+/// 1 if the client's FIN came before the state was left, else 0.
+#[inline(always)]
+fn has_fin(old: i32) -> u32 {
+    is_same(old.cast_unsigned(), tcp::CLOSE_WAIT.cast_unsigned())
+}
+
 /// Marks the socket as read.
 #[inline(always)]
 pub(super) fn mark(sk: *const u8) {
     // SAFETY: a verifier-known socket; the helper gives it a cookie if it has none.
     let _cookie = unsafe { generated::bpf_get_socket_cookie(sk.cast_mut().cast()) };
+}
+
+/// A read on a socket of which nothing is stored: false if there is more to it.
+#[inline(always)]
+pub(super) fn was_read(sk: *const u8) -> bool {
+    let state = i32::from(direct::<u8>(sk, Field::State));
+    if state != tcp::ESTABLISHED && state != tcp::CLOSE_WAIT {
+        return true;
+    }
+    let cookie = load::net_cookie(sk);
+    if cookie == load::host_net() {
+        return true;
+    }
+    let tp = load::tcp_sock(sk);
+    if tp.is_null() {
+        return true;
+    }
+    let now = known::now();
+    if has_written(tp) {
+        return known::is_nobodys(now.epoch, cookie);
+    }
+    if !now.is_settled {
+        return false;
+    }
+    mark(sk);
+    true
 }
 
 /// It was read while its pod ran, before anything was written.
@@ -95,6 +193,16 @@ pub(super) fn is_clean(sk: *const u8, tp: *const u8, fin: u32, new: i32) -> bool
     let is_accepted = facts.read | load::is_accepted(sk);
     let is_read = is_set(u64::from(facts.unread)) ^ 1;
     facts.complete & is_read & is_answered & is_delivered & is_accepted != 0
+}
+
+/// Nothing was lost after the close, and nothing of it is to be remembered: whoever's the connection is, it is over.
+#[inline(always)]
+pub(super) fn is_over(sk: *const u8, tp: *const u8) -> bool {
+    let facts = Facts::of(sk, tp, load::client_has_finished(sk));
+    let has_arrived = u32::from(closing::answer_arrived(tp, Protocol::Http));
+    let is_delivered = (facts.received ^ 1) | load::client_has_reset(sk) | has_arrived;
+    let is_read = is_set(u64::from(facts.unread)) ^ 1;
+    facts.complete & is_read & is_delivered != 0
 }
 
 /// What is known of an inbound connection of a watched pod without storage: `None` for outbound and foreign ones.

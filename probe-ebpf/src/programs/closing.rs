@@ -6,8 +6,8 @@ use super::connection::{
     self, Connection, HAS_FIN, HAS_READ, IS_ADOPTED, IS_CLOSED, IS_COUNTED, IS_PROBE, IS_PROBE_CLIENT,
     MAY_BE_ONE_WAY,
 };
-use super::identity;
 use super::load::{self, direct, tcp};
+use super::{identity, known};
 use aya_ebpf::programs::BtfTracePointContext;
 use aya_log_ebpf::debug;
 use probe_ebpf::class::{Class, Confidence, Phase};
@@ -44,7 +44,7 @@ pub(super) fn over(ctx: &BtfTracePointContext, sk: *const u8, old: i32, new: i32
         } else {
             load::is_same(old.cast_unsigned(), tcp::CLOSE_WAIT.cast_unsigned())
         };
-        let is_clean = !was_left && identity::is_settled() && bare::is_clean(sk, tp, fin, new);
+        let is_clean = !was_left && known::now().is_settled && bare::is_clean(sk, tp, fin, new);
         if is_clean && new != tcp::CLOSE {
             return;
         }
@@ -138,11 +138,10 @@ pub(super) fn ended(connection: &Connection) {
     if connection.flags & (IS_PROBE | IS_PROBE_CLIENT) != 0 {
         return;
     }
-    let Some(counters) = account::counters(connection.slot) else { return };
-    // SAFETY: a live map value.
-    account::add(unsafe { &raw mut (*counters).closed });
+    let Some(tally) = account::tally(connection.slot.slot) else { return };
+    account::closed(tally);
     if connection.opened_phase != 0 && connection.flags & IS_ADOPTED == 0 {
-        late_connection(counters, connection);
+        late_connection(account::counters_in(tally), connection);
     }
 }
 

@@ -5,6 +5,7 @@ use aya_ebpf::helpers::generated;
 use core::ptr;
 use probe_ebpf::class::{Class, Confidence};
 use probe_ebpf::decide::Verdict;
+use probe_ebpf::fields::Field;
 use probe_ebpf::protocol::Protocol;
 use probe_ebpf::wire::{PORT_ANSWERED, Port, SlotRef, Tuple, anomaly};
 
@@ -146,7 +147,13 @@ impl Connection {
 /// The state of a socket, null if it has none.
 #[inline(always)]
 pub(super) fn of(sk: *const u8) -> *mut Connection {
-    get(sk, 0)
+    if has_none(sk) { ptr::null_mut() } else { get(sk, 0) }
+}
+
+/// Nothing is stored of the socket, by whomever: what the helper looks at first.
+#[inline(always)]
+pub(super) fn has_none(sk: *const u8) -> bool {
+    load::direct::<u64>(sk, Field::SocketStorage) == 0
 }
 
 /// Stores the state of a socket; false (and counted) if there is no memory.
@@ -179,7 +186,6 @@ fn get(sk: *const u8, flags: u64) -> *mut Connection {
 /// Writes both ends of the connection, seen from the pod (the socket is the pod's).
 #[inline(always)]
 pub(super) fn fill_ends(connection: &mut Connection, sk: *const u8, tp: *const u8) {
-    use probe_ebpf::fields::Field;
     connection.local = load::local_address(sk);
     connection.peer = load::peer_address(sk);
     connection.local_port = u16::from_be(load::direct(tp, Field::SourcePort));

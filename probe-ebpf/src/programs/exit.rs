@@ -50,7 +50,7 @@ pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
         generation: slot.generation,
         status: if of_group != 0 { of_group } else { of_task },
         reserved: 0,
-        open: signal::open_connections(slot),
+        open: account::open(slot),
     });
     entry.submit(0);
     0

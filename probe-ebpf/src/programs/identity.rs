@@ -4,7 +4,7 @@
 //! older generation is no entry.
 
 use super::load::{self, probe};
-use super::{account, maps};
+use super::{account, known, maps};
 use probe_ebpf::class::Phase;
 use probe_ebpf::fields::{ABSENT, Field};
 use probe_ebpf::wire::{
@@ -58,20 +58,13 @@ fn learn_from_socket(cookie: u64, sk: *const u8) -> Option<SlotRef> {
 /// one of them is enough to mend a namespace in which a foreign task was seen first.
 #[inline(always)]
 pub(super) fn slot_of_frequent(cookie: u64, sk: *const u8) -> Option<SlotRef> {
-    let epoch = maps::EPOCH.get(0).copied().unwrap_or(0);
-    // SAFETY: the map is preallocated; a value read while user space removes it is old at worst.
-    if let Some(known) = unsafe { maps::NAMESPACES.get(cookie) }.copied() {
-        if known.slot == NONE && known.generation == epoch {
-            return None;
-        }
-        if let Some(slot) = valid(known) {
-            return Some(slot);
-        }
+    let epoch = known::now().epoch;
+    if known::is_nobodys(epoch, cookie) {
+        return None;
     }
-    let slot = learn_from_socket(cookie, sk);
+    let slot = slot_of_socket(cookie, sk);
     if slot.is_none() {
-        // A full map costs time, nothing else.
-        let _unknown = maps::NAMESPACES.insert(cookie, SlotRef { slot: NONE, generation: epoch }, ANY);
+        known::learn_nobodys(epoch, cookie);
     }
     slot
 }
@@ -91,7 +84,9 @@ pub(super) fn learn_namespace(cookie: u64, slot: SlotRef) {
     }
     if maps::NAMESPACES.insert(cookie, slot, ANY).is_err() {
         account::anomaly(anomaly::NAMESPACES_FULL);
+        return;
     }
+    known::forget();
 }
 
 /// The port of a slot, if anybody declared it or was seen there. In the node's namespace the port names the slot.
@@ -224,28 +219,11 @@ pub(super) fn is_of_this_node(cookie: u64) -> bool {
     cookie == load::host_net() || slot_of_namespace(cookie).is_some()
 }
 
-/// Every pod of the node is running: [`phase`] has one answer for all.
-#[inline(always)]
-pub(super) fn is_settled() -> bool {
-    match (maps::STOPS.get(wire::STOPS_SEEN), maps::STOPS.get(wire::STOPS_SETTLED)) {
-        (Some(seen), Some(settled)) => seen == settled,
-        _ => false,
-    }
-}
-
-/// A container is about to stop.
-#[inline(always)]
-pub(super) fn unsettle() {
-    if let Some(seen) = maps::STOPS.get_ptr_mut(wire::STOPS_SEEN) {
-        account::add(seen);
-    }
-}
-
 /// Phase of a connection to a container (or to a slot, where the container is not known).
 #[inline(always)]
 pub(super) fn phase(slot: SlotRef, container: u32) -> Phase {
     let stopped = if container == NONE {
-        maps::COUNTERS.get(slot.slot).is_some_and(|counters| counters.stop_ns != 0)
+        maps::COUNTERS.get(slot.slot).is_some_and(|tally| tally.counters.stop_ns != 0)
     } else {
         maps::CONTAINERS.get(container).is_some_and(|state| {
             state.slot == slot.slot && state.generation == slot.generation && state.stop_ns != 0
@@ -264,7 +242,7 @@ pub(super) fn phase(slot: SlotRef, container: u32) -> Phase {
 #[inline(always)]
 pub(super) fn exited(slot: SlotRef, container: u32) -> bool {
     if container == NONE {
-        return maps::COUNTERS.get(slot.slot).is_some_and(|counters| counters.stop_ns != 0);
+        return maps::COUNTERS.get(slot.slot).is_some_and(|tally| tally.counters.stop_ns != 0);
     }
     maps::CONTAINERS.get(container).is_some_and(|state| state.exit_ns != 0)
 }

@@ -2,7 +2,7 @@
 
 use super::account::{self, Attempt};
 use super::load::{self, direct, probe};
-use super::{identity, maps};
+use super::{identity, known, maps};
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::fields::Field;
 use probe_ebpf::wire::{Kind, LISTENERS_EACH, Listener, Listening, NONE, SlotRef, anomaly};
@@ -44,6 +44,7 @@ pub(super) fn listening(sk: *const u8) {
         (*port).listeners += 1;
         (*port).listeners
     };
+    known::forget();
     record_listener(slot, container, number, 1, listeners);
 }
 

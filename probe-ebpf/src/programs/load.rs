@@ -58,6 +58,12 @@ pub(super) fn is_active() -> bool {
     maps::CONTROL.get(0).is_some_and(|control| control.instance == instance())
 }
 
+/// These programs count, and the socket is plain TCP's. Asked after all that is cheaper.
+#[inline(always)]
+pub(super) fn is_counted(sk: *const u8) -> bool {
+    direct::<u16>(sk, Field::Protocol) == IPPROTO_TCP && is_active()
+}
+
 /// Nobody has read the counts for so long that the programs stop. Asked by a hook that is rare and never silent for long.
 #[inline(always)]
 pub(super) fn stop_when_forgotten() {
@@ -137,6 +143,16 @@ pub(super) fn is_set(number: u64) -> u32 {
     // SAFETY: arithmetic on a register.
     unsafe { asm!("{0} = -{0}", inout(reg) negated, options(pure, nomem, nostack)) };
     ((number | negated) >> 63) as u32
+}
+
+/// The answer as a number that the compiler does not look into: what follows is there once and not at the end of each way to
+/// an answer, for the verifier looks at a function again for each place that calls it.
+#[inline(always)]
+pub(super) fn joined(answer: bool) -> u64 {
+    let mut number = u64::from(answer);
+    // SAFETY: arithmetic on a register.
+    unsafe { asm!("{0} += 0", inout(reg) number, options(pure, nomem, nostack)) };
+    number
 }
 
 /// 1 if both numbers are the same, else 0; see [`is_set`].
@@ -229,6 +245,13 @@ pub(super) fn peer_address(sk: *const u8) -> [u64; 2] {
     } else {
         mapped(direct(sk, Field::PeerV4))
     }
+}
+
+/// Both ends are the same address, or the peer is a loopback one: no client's.
+#[inline(always)]
+pub(super) fn is_own_traffic(sk: *const u8) -> bool {
+    let peer = peer_address(sk);
+    peer == local_address(sk) || is_loopback(peer)
 }
 
 /// 127.0.0.0/8 (mapped) or ::1.

@@ -7,8 +7,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, RingBuf},
 };
 use probe_ebpf::wire::{
-    self, Closed, Container, Control, Counters, Listening, Port, PortKey, ProbeKey, Probing, Slot, SlotRef,
-    Tuple, anomaly,
+    self, Closed, Container, Control, Known, Listening, Port, PortKey, ProbeKey, Probing, Slot, SlotRef,
+    Tally, Tuple, Turns, anomaly,
 };
 
 /// Memory for an entry only while it is there.
@@ -26,7 +26,7 @@ pub(super) static SAVED: HashMap<u32, [u8; wire::SAVED_CHUNK]> =
 pub(super) static SLOTS: Array<Slot> = Array::with_max_entries(wire::SLOTS, 0);
 /// Slot -> counters. The kernel adds; user space zeroes when it gives the slot away.
 #[map]
-pub(super) static COUNTERS: Array<Counters> = Array::with_max_entries(wire::SLOTS, 0);
+pub(super) static COUNTERS: Array<Tally> = Array::with_max_entries(wire::SLOTS, 0);
 /// Container index -> state. User space writes once, then the kernel.
 #[map]
 pub(super) static CONTAINERS: Array<Container> = Array::with_max_entries(wire::CONTAINERS, 0);
@@ -36,13 +36,12 @@ pub(super) static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(wire::C
 /// Network namespace cookie -> slot. The kernel learns; user space removes.
 #[map]
 pub(super) static NAMESPACES: HashMap<u64, SlotRef> = HashMap::with_max_entries(wire::ADDRESSES, 0);
-/// Raised by user space with every container and address: until then a namespace that is nobody's stays nobody's.
+/// How often things changed. Both write, each its own.
 #[map]
-pub(super) static EPOCH: Array<u32> = Array::with_max_entries(1, 0);
-/// How many stops there were, and how many of them are over: see `wire::STOPS_SEEN`, which the kernel writes, and
-/// `wire::STOPS_SETTLED`, which user space does.
+pub(super) static TURNS: Array<Turns> = Array::with_max_entries(2, 0);
+/// Namespace and port -> slot, as long as nothing changes: see `known`. The kernel's alone.
 #[map]
-pub(super) static STOPS: Array<u64> = Array::with_max_entries(2, 0);
+pub(super) static KNOWN: Array<Known> = Array::with_max_entries(wire::KNOWN, 0);
 /// Address -> slot. User space writes.
 #[map]
 pub(super) static ADDRESSES: HashMap<[u64; 2], SlotRef> = HashMap::with_max_entries(wire::ADDRESSES, 0);

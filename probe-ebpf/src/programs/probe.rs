@@ -8,9 +8,9 @@ use super::account;
 use super::connection::{self, Connection, IS_PROBE_CLIENT};
 use super::identity::{self, NO_EXIST};
 use super::load::{self, direct};
-use super::maps;
 use super::packet::Packet;
 use super::reset::tuple_of;
+use super::{known, maps};
 use probe_ebpf::fields::Field;
 use probe_ebpf::wire::{CLOSED_PROBE, Closed, PORT_PROBE, PROBES_EACH, Port, ProbeKey, Probing, anomaly};
 
@@ -141,6 +141,7 @@ pub(super) fn connected(sk: *const u8) {
     if let Some(port) = identity::port(seen.slot.slot, seen.local_port) {
         // SAFETY: a live map value.
         account::add(unsafe { &raw mut (*port).probed });
+        known::forget();
     }
     remember(&seen);
 }

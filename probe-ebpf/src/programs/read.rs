@@ -1,41 +1,49 @@
 //! `tp_btf/tcp_rcv_space_adjust` (5.10+): the application reads from a TCP socket.
 //!
 //! Rate: about one per request at each end on the node. A socket without storage in the node's own namespace returns
-//! after one empty look-up. `write_seq` is remembered here: whether it moved by the next read or the close is what
+//! at once. `write_seq` is remembered here: whether it moved by the next read or the close is what
 //! "answered" means. Nothing is written to the ring.
 
 use super::connection::{
     self, Connection, HAS_CHATTER, HAS_READ, IS_ADOPTED, IS_PROBE, IS_PROBE_CLIENT, MAY_BE_ONE_WAY, fill_ends,
 };
-use super::load::{self, direct, tcp};
-use super::{account, bare, identity};
+use super::load::{self, direct};
+use super::{account, bare, identity, known};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::class::Phase;
 use probe_ebpf::fields::Field;
 use probe_ebpf::wire::{PORT_ANSWERED, PORT_GREETS};
 
 #[btf_tracepoint(function = "tcp_rcv_space_adjust")]
+#[inline(always)]
 pub(crate) fn tcp_rcv_space_adjust(ctx: BtfTracePointContext) -> i32 {
-    if !load::is_active() {
-        return 0;
-    }
     let sk: *const u8 = ctx.arg(0);
-    if sk.is_null() {
+    if sk.is_null() || !load::is_active() {
         return 0;
     }
+    if !connection::has_none(sk) || !bare::was_read(sk) {
+        at_length(sk);
+    }
+    0
+}
+
+/// A function of its own, so that first reads do not pay for its registers and stack.
+#[inline(never)]
+fn at_length(sk: *const u8) {
     let stored = connection::of(sk);
-    if stored.is_null() {
-        unstored(sk);
-        return 0;
-    }
+    if stored.is_null() { unstored(sk) } else { known_read(sk, stored) }
+}
+
+#[inline(always)]
+fn known_read(sk: *const u8, stored: *mut Connection) {
     // SAFETY: non-null storage of this socket; its reads are serialised by the socket lock.
     let connection = unsafe { &mut *stored };
     if connection.flags & (IS_PROBE | IS_PROBE_CLIENT) != 0 {
-        return 0;
+        return;
     }
     let tp = load::tcp_sock(sk);
     if tp.is_null() {
-        return 0;
+        return;
     }
     let write_seq: u32 = direct(tp, Field::WriteSeq);
     if connection.flags & HAS_READ == 0 {
@@ -54,7 +62,6 @@ pub(crate) fn tcp_rcv_space_adjust(ctx: BtfTracePointContext) -> i32 {
         connection.wseq_read = write_seq;
         connection.flags |= HAS_READ;
     }
-    0
 }
 
 /// Something was written before the first read.
@@ -63,6 +70,7 @@ fn greets(connection: &Connection) {
     if let Some(port) = identity::port_of_connection(connection.slot, connection.local_port) {
         // SAFETY: a live map value; the next connection says it again if it is lost in a race.
         unsafe { (*port).flags |= PORT_GREETS };
+        known::forget();
     }
 }
 
@@ -106,23 +114,15 @@ fn next_request(connection: &mut Connection) {
 /// the pod runs; a connection that is older than the agent becomes known here.
 #[inline(always)]
 fn unstored(sk: *const u8) {
-    let state = i32::from(direct::<u8>(sk, Field::State));
-    if state != tcp::ESTABLISHED && state != tcp::CLOSE_WAIT {
+    if bare::was_read(sk) {
         return;
     }
     let cookie = load::net_cookie(sk);
-    if cookie == load::host_net() {
-        return;
-    }
     let tp = load::tcp_sock(sk);
     if tp.is_null() {
         return;
     }
     let has_written = bare::has_written(tp);
-    if !has_written && identity::is_settled() {
-        bare::mark(sk);
-        return;
-    }
     let Some(slot) = identity::slot_of_frequent(cookie, sk) else { return };
     // An outbound connection has a local port that nobody listens on.
     let Some(port) = identity::client_port(slot.slot, direct(sk, Field::LocalPort)) else { return };
@@ -156,9 +156,8 @@ fn unstored(sk: *const u8) {
     }
     if connection::store(sk, &met)
         && is_adopted
-        && let Some(counters) = account::counters(met.slot)
+        && let Some(tally) = account::tally(met.slot.slot)
     {
-        // SAFETY: a live map value.
-        account::add(unsafe { &raw mut (*counters).opened });
+        account::opened(tally);
     }
 }

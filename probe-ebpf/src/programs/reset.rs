@@ -17,13 +17,10 @@ use probe_ebpf::wire::{CLOSED_COUNTED, Closed, PORT_SEEN, Port, SlotRef, Tuple};
 /// Since 6.10: fires for every reset sent, whatever socket there is.
 #[btf_tracepoint(function = "tcp_send_reset")]
 pub(crate) fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
-    if !load::is_active() {
-        return 0;
-    }
     let sk: *const u8 = ctx.arg(0);
     let skb: *const u8 = ctx.arg(1);
     // Without a packet this is an active reset: its connection was decided when it left its state.
-    if skb.is_null() {
+    if skb.is_null() || !load::is_active() {
         return 0;
     }
     if sk.is_null() {

@@ -9,7 +9,7 @@
 use super::identity;
 use super::listener;
 use super::load::{self, probe};
-use super::{account, maps};
+use super::{account, known, maps};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::fields::Field;
 use probe_ebpf::wire::{Kind, SLOT_DELETING, Signal, SlotRef, anomaly};
@@ -83,7 +83,7 @@ pub(super) fn stop(container: u32, slot: SlotRef, task: *const u8) {
         // SAFETY: a live map value; of two writers either is right.
         unsafe {
             if (*state).stop_ns == 0 {
-                identity::unsettle();
+                known::unsettle();
                 (*state).stop_ns = now;
                 listener::stopping(task);
             }
@@ -97,12 +97,6 @@ pub(super) fn stop(container: u32, slot: SlotRef, task: *const u8) {
             }
         }
     }
-}
-
-/// Inbound connections of the pod that are open now.
-#[inline(always)]
-pub(super) fn open_connections(slot: SlotRef) -> u64 {
-    maps::COUNTERS.get(slot.slot).map_or(0, |counters| counters.opened.saturating_sub(counters.closed))
 }
 
 #[inline(always)]
@@ -119,7 +113,7 @@ fn record(container: u32, slot: SlotRef, signal: i32, ignored: bool) {
         generation: slot.generation,
         signal: signal.cast_unsigned(),
         ignored: u32::from(ignored),
-        open: open_connections(slot),
+        open: account::open(slot),
     });
     entry.submit(0);
 }

@@ -1,27 +1,61 @@
 //! `tp_btf/inet_sock_set_state` (5.10+): births and ends of connections and listeners.
 //!
-//! Rate: a handful per connection on the node. A socket of an unwatched namespace costs one map miss at its birth and
-//! one at its end. The decision about a closing connection is taken here, and a late one is counted by what became of it:
-//! every socket comes by CLOSE before it is destroyed (inet_csk_destroy_sock). With a full ring only evidence is lost.
+//! Rate: a handful per connection on the node. `bare` settles most of them from the socket and from what is known of its
+//! port; only the rest is looked at at length. The decision about a closing connection is taken here, and a late one is
+//! counted by what became of it: every socket comes by CLOSE before it is destroyed (inet_csk_destroy_sock). With a full
+//! ring only evidence is lost.
 
 use super::connection::{self, Connection, HAS_CHATTER, IS_PROBE};
 use super::load::{self, direct, tcp};
-use super::{account, bare, closing, identity, listener, probe};
+use super::{account, bare, closing, identity, known, listener, probe};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::class::Phase;
 use probe_ebpf::fields::Field;
 use probe_ebpf::wire::{NONE, Port};
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
+#[inline(always)]
 pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
-    if !load::is_active() {
-        return 0;
-    }
     let sk: *const u8 = ctx.arg(0);
     let old: i32 = ctx.arg(1);
     let new: i32 = ctx.arg(2);
-    if sk.is_null() || old == new || direct::<u16>(sk, Field::Protocol) != load::IPPROTO_TCP {
+    if sk.is_null() {
         return 0;
+    }
+    let is_done = match (old, new) {
+        (tcp::SYN_RECV, tcp::ESTABLISHED) => bare::established(sk),
+        (tcp::ESTABLISHED | tcp::CLOSE_WAIT, tcp::FIN_WAIT1 | tcp::LAST_ACK) => bare::left(sk, old, new),
+        (
+            tcp::ESTABLISHED
+            | tcp::CLOSE_WAIT
+            | tcp::FIN_WAIT1
+            | tcp::FIN_WAIT2
+            | tcp::CLOSING
+            | tcp::LAST_ACK,
+            tcp::CLOSE,
+        ) => bare::over(sk, old, new),
+        (tcp::ESTABLISHED, tcp::CLOSE_WAIT) | (tcp::FIN_WAIT1, tcp::FIN_WAIT2) => connection::has_none(sk),
+        (tcp::CLOSE, tcp::SYN_SENT) | (tcp::SYN_SENT, tcp::ESTABLISHED | tcp::CLOSE) => {
+            load::net_cookie(sk) != load::host_net()
+        }
+        (tcp::CLOSE, tcp::LISTEN) | (tcp::LISTEN, tcp::CLOSE) => false,
+        _ => true,
+    };
+    if load::joined(is_done) == 0 {
+        at_length(ctx);
+    }
+    0
+}
+
+/// Everything that the socket and what is known of its port did not settle. A function of its own, so that most
+/// connections do not pay for its registers and stack.
+#[inline(never)]
+fn at_length(ctx: BtfTracePointContext) {
+    let sk: *const u8 = ctx.arg(0);
+    let old: i32 = ctx.arg(1);
+    let new: i32 = ctx.arg(2);
+    if sk.is_null() || !load::is_counted(sk) {
+        return;
     }
     match (old, new) {
         (tcp::SYN_RECV, tcp::ESTABLISHED) => established(sk),
@@ -38,7 +72,6 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
         (tcp::SYN_SENT, tcp::CLOSE) => probe::failed(sk),
         _ => {}
     }
-    0
 }
 
 /// The slot's port that an inbound connection came to, made if it is new.
@@ -75,6 +108,7 @@ fn established(sk: *const u8) {
     if tp.is_null() {
         return;
     }
+    let epoch = known::now().epoch;
     let Some(port) = port_of(sk, direct(sk, Field::LocalPort)) else { return };
     let mut ends = Connection::EMPTY;
     connection::fill_ends(&mut ends, sk, tp);
@@ -89,9 +123,11 @@ fn established(sk: *const u8) {
     }
     let phase = identity::phase(ends.slot, ends.container);
     ends.opened_phase = phase as u8;
-    let Some(counters) = account::counters(ends.slot) else { return };
+    let Some(tally) = account::tally(ends.slot.slot) else { return };
+    let counters = account::counters_in(tally);
     // SAFETY: a live map value.
-    if unsafe { (*port).probed } != 0 && probe::is_one(port, &ends) {
+    let is_probed = unsafe { (*port).probed } != 0;
+    if is_probed && probe::is_one(port, &ends) {
         ends.flags = IS_PROBE;
         if !matches!(phase, Phase::Running) {
             // SAFETY: a live map value.
@@ -102,7 +138,7 @@ fn established(sk: *const u8) {
     } else {
         // SAFETY: a live map value.
         unsafe {
-            account::add(&raw mut (*counters).opened);
+            account::opened(tally);
             if !matches!(phase, Phase::Running) {
                 account::add(&raw mut (*counters).late_opened);
                 account::late_attempt(counters, phase, load::now_ns());
@@ -110,6 +146,9 @@ fn established(sk: *const u8) {
                 && identity::has_init(ends.container)
                 && load::net_cookie(sk) != load::host_net()
             {
+                if !is_probed {
+                    known::learn_bare_port(epoch, load::net_cookie(sk), ends.local_port, ends.slot.slot);
+                }
                 return;
             }
         }

@@ -23,7 +23,7 @@ use Field::{
     HalfOpen, HierarchyId, KnId, LastReceived, LastSent, Live, LocalPort, LocalV4, LocalV6, Net, NetCookie,
     PeerPort, PeerV4, PeerV6, PidLevel, PidNumbers, Protocol, RcvNxt, RealParent, SignalCode, SkbDevice,
     SkbHead, SkbNetwork, SkbProtocol, SkbTime, SndNxt, SndUna, Socket, SocketCgroup, SocketCookie,
-    SourcePort, State, TaskSignal, Tgid, ThreadPid, UpidNamespace, UpidNumber, WriteSeq,
+    SocketStorage, SourcePort, State, TaskSignal, Tgid, ThreadPid, UpidNamespace, UpidNumber, WriteSeq,
 };
 
 /// Every program, in the order in which they are attached: what a later one relies on comes first.
@@ -56,6 +56,7 @@ pub(super) const PROGRAMS: &[Program] = &[
             SndNxt,
             BytesAcked,
             SocketCookie,
+            SocketStorage,
             BytesReceived,
             LastSent,
             LastReceived,
@@ -83,6 +84,7 @@ pub(super) const PROGRAMS: &[Program] = &[
             SndUna,
             BytesAcked,
             SocketCookie,
+            SocketStorage,
             CopiedSeq,
             SourcePort,
             PeerPort,
@@ -103,6 +105,7 @@ pub(super) const PROGRAMS: &[Program] = &[
             Net,
             NetCookie,
             SocketCookie,
+            SocketStorage,
             SkbHead,
             SkbNetwork,
             SkbProtocol,

@@ -13,8 +13,8 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{BtfTracePoint, ProgramInfo};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use probe_ebpf::wire::{
-    ABI, Closed, Container, Control, Counters, LISTENERS_EACH, Listening, Port, PortKey, ProbeKey, Probing,
-    SAVED_CHUNK, Slot, SlotRef, Tuple,
+    ABI, Closed, Container, Control, Known, LISTENERS_EACH, Listening, Port, PortKey, ProbeKey, Probing,
+    SAVED_CHUNK, Slot, SlotRef, Tally, Tuple, Turns,
 };
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
@@ -27,15 +27,16 @@ use super::tables::Plain;
 
 /// Maps that are pinned, all but the settings, which are of one instance; with the bytes of their keys and values where
 /// user space reads them.
-const MAPS: [(&str, Option<(usize, usize)>); 19] = [
+const MAPS: [(&str, Option<(usize, usize)>); 20] = [
     ("CONTROL", Some((4, size_of::<Control>()))),
     ("SAVED", Some((4, SAVED_CHUNK))),
     ("SLOTS", Some((4, size_of::<Slot>()))),
-    ("COUNTERS", Some((4, size_of::<Counters>()))),
+    ("COUNTERS", Some((4, size_of::<Tally>()))),
     ("CONTAINERS", Some((4, size_of::<Container>()))),
     ("CGROUPS", Some((8, 4))),
     ("NAMESPACES", Some((8, size_of::<SlotRef>()))),
-    ("EPOCH", Some((4, 4))),
+    ("TURNS", Some((4, size_of::<Turns>()))),
+    ("KNOWN", Some((4, size_of::<Known>()))),
     ("ADDRESSES", Some((16, size_of::<SlotRef>()))),
     ("FORMER", Some((16, size_of::<SlotRef>()))),
     ("PORTS", Some((size_of::<PortKey>(), size_of::<Port>()))),

@@ -6,8 +6,8 @@ use probe_core::command::Command;
 use probe_core::monitor::KernelTables;
 use probe_ebpf::wire::{
     self, CLOSED_NS, Closed, Container, Control, Counters, HOST_SCOPE, NONE, PORT_DECLARED, PORT_PROBE,
-    PORT_PROTOCOL, PORT_PROTOCOL_SHIFT, PORT_SERVICE, Port, PortKey, SLOT_DELETING, SLOT_SERVED, STOPS_SEEN,
-    STOPS_SETTLED, Slot, SlotRef, Tuple, UNSETTLED, anomaly,
+    PORT_PROTOCOL, PORT_PROTOCOL_SHIFT, PORT_SERVICE, Port, PortKey, SLOT_DELETING, SLOT_SERVED, Slot,
+    SlotRef, TURNS_KERNEL, TURNS_USER, Tally, Tuple, Turns, UNSETTLED, anomaly,
 };
 use std::net::IpAddr;
 use thiserror::Error;
@@ -56,7 +56,7 @@ macro_rules! plain {
         unsafe impl aya::Pod for Plain<$name> {}
     )* };
 }
-plain!(Control, Slot, Container, Counters, SlotRef, PortKey, Port, Tuple, Closed);
+plain!(Control, Slot, Container, Tally, Turns, SlotRef, PortKey, Port, Tuple, Closed);
 
 /// How full a map is.
 pub struct MapUsage {
@@ -71,7 +71,7 @@ pub struct MapUsage {
 /// Every map that user space touches.
 pub(super) struct Tables {
     slots: Array<MapData, Plain<Slot>>,
-    counters: Array<MapData, Plain<Counters>>,
+    counters: Array<MapData, Plain<Tally>>,
     containers: Array<MapData, Plain<Container>>,
     cgroups: HashMap<MapData, u64, u32>,
     namespaces: HashMap<MapData, u64, Plain<SlotRef>>,
@@ -80,8 +80,7 @@ pub(super) struct Tables {
     ports: HashMap<MapData, Plain<PortKey>, Plain<Port>>,
     closed: HashMap<MapData, Plain<Tuple>, Plain<Closed>>,
     anomalies: Array<MapData, u64>,
-    epoch: Array<MapData, u32>,
-    stops: Array<MapData, u64>,
+    turns: Array<MapData, Plain<Turns>>,
 }
 
 /// Takes a map out of the object, with a type.
@@ -106,8 +105,7 @@ impl Tables {
             ports: take(ebpf, "PORTS")?,
             closed: take(ebpf, "CLOSED")?,
             anomalies: take(ebpf, "ANOMALIES")?,
-            epoch: take(ebpf, "EPOCH")?,
-            stops: take(ebpf, "STOPS")?,
+            turns: take(ebpf, "TURNS")?,
         })
     }
 
@@ -127,10 +125,17 @@ impl Tables {
     /// Makes one change. One that was made already changes nothing: an agent may be killed between a change and the
     /// moment at which it would have remembered it, and its successor makes it again.
     pub(super) fn apply(&mut self, command: &Command) -> Result<(), ApplyError> {
+        let changed = self.change(command);
+        self.next_epoch()?;
+        changed
+    }
+
+    fn change(&mut self, command: &Command) -> Result<(), ApplyError> {
         match *command {
             Command::WatchSlot { slot } => self.watch(slot),
             Command::MarkDeleting { slot } => {
-                self.stops.set(STOPS_SETTLED, UNSETTLED, 0).map_err(failed("unsettle"))?;
+                let turns = self.turns(TURNS_USER)?;
+                self.set_turns(Turns { stops: UNSETTLED, ..turns })?;
                 self.flag(slot, SLOT_DELETING, true)
             }
             Command::SetServed { slot, served } => self.flag(slot, SLOT_SERVED, served),
@@ -142,8 +147,7 @@ impl Tables {
                 {
                     self.former.insert(key, owner, 0).map_err(failed("move an address"))?;
                 }
-                self.addresses.insert(key, Plain(slot), 0).map_err(failed("add an address"))?;
-                self.next_epoch()
+                self.addresses.insert(key, Plain(slot), 0).map_err(failed("add an address"))
             }
             Command::RemoveAddress { address, slot } => self.remove_address(address, slot),
             Command::AddPort { slot, host_network, port, probe, service, protocol } => {
@@ -166,8 +170,7 @@ impl Tables {
                 let state =
                     Container { slot: slot.slot, generation: slot.generation, ..Container::default() };
                 self.containers.set(container, Plain(state), 0).map_err(failed("add a container"))?;
-                self.cgroups.insert(cgroup, container, 0).map_err(failed("add a cgroup"))?;
-                self.next_epoch()
+                self.cgroups.insert(cgroup, container, 0).map_err(failed("add a cgroup"))
             }
             Command::ForgetContainer { container, cgroup } => {
                 let names_it = self.cgroups.get(&cgroup, 0).is_ok_and(|index| index == container);
@@ -182,8 +185,9 @@ impl Tables {
     /// Has the programs take the short way if no container is stopping and no pod is being deleted. A stop in the meantime is
     /// a higher number than the one that is written.
     pub(super) fn settle(&mut self) -> Result<(), ApplyError> {
-        let seen = self.stops.get(&STOPS_SEEN, 0).map_err(failed("read the stops"))?;
-        if self.stops.get(&STOPS_SETTLED, 0).map_err(failed("read the stops"))? == seen {
+        let seen = self.turns(TURNS_KERNEL)?.stops;
+        let turns = self.turns(TURNS_USER)?;
+        if turns.stops == seen {
             return Ok(());
         }
         let is_kept =
@@ -194,13 +198,23 @@ impl Tables {
         if !self.slots.iter().all(is_kept) || !self.cgroups.iter().all(runs) {
             return Ok(());
         }
-        self.stops.set(STOPS_SETTLED, seen, 0).map_err(failed("settle"))
+        self.set_turns(Turns { stops: seen, ..turns })
     }
 
-    /// What was nobody's may be somebody's now.
-    fn next_epoch(&mut self) -> Result<(), ApplyError> {
-        let epoch = self.epoch.get(&0, 0).unwrap_or(0).wrapping_add(1);
-        self.epoch.set(0, epoch, 0).map_err(failed("raise the epoch"))
+    /// Nothing that the programs have found in the tables before holds any more: to be called after each change, and by an agent
+    /// that comes, because the one before it may have been killed between the two.
+    pub(super) fn next_epoch(&mut self) -> Result<(), ApplyError> {
+        let turns = self.turns(TURNS_USER)?;
+        self.set_turns(Turns { changes: turns.changes.wrapping_add(1), ..turns })
+    }
+
+    fn turns(&self, whose: u32) -> Result<Turns, ApplyError> {
+        self.turns.get(&whose, 0).map(|turns| turns.0).map_err(failed("read the turns"))
+    }
+
+    /// User space alone writes its own.
+    fn set_turns(&mut self, turns: Turns) -> Result<(), ApplyError> {
+        self.turns.set(TURNS_USER, Plain(turns), 0).map_err(failed("write the turns"))
     }
 
     /// Counters first, so that nothing is added to the old ones once the generation is valid.
@@ -208,7 +222,7 @@ impl Tables {
         if self.generation(slot)? >= slot.generation {
             return Ok(());
         }
-        self.counters.set(slot.slot, Plain(Counters::default()), 0).map_err(failed("zero counters"))?;
+        self.counters.set(slot.slot, Plain(Tally::default()), 0).map_err(failed("zero counters"))?;
         let state = Slot { generation: slot.generation, flags: 0 };
         self.slots.set(slot.slot, Plain(state), 0).map_err(failed("give a slot away"))
     }
@@ -306,7 +320,7 @@ impl Tables {
     }
 
     pub(super) fn reading(&self, slot: SlotRef) -> Result<Counters, ReadError> {
-        self.counters.get(&slot.slot, 0).map(|plain| plain.0).map_err(|source| ReadError {
+        self.counters.get(&slot.slot, 0).map(|plain| plain.0.sum()).map_err(|source| ReadError {
             what: "counters of slot",
             index: slot.slot,
             source,
@@ -324,15 +338,8 @@ impl Tables {
         (0..anomaly::COUNT).map(|index| self.anomalies.get(&index, 0).unwrap_or(0)).collect()
     }
 
-    /// Forgets tuples that are older than a TIME_WAIT, and namespaces that were nobody's.
+    /// Forgets tuples that are older than a TIME_WAIT.
     pub(super) fn sweep(&mut self, now_ns: u64) {
-        let nobodys = keys(&self.namespaces, |value| value.0.slot == NONE);
-        // Rarely, since the kernel may learn better between the look and the removal.
-        if nobodys.len() > wire::ADDRESSES as usize / 2 {
-            for cookie in nobodys {
-                let _gone = self.namespaces.remove(&cookie);
-            }
-        }
         let old: Vec<Plain<Tuple>> = self
             .closed
             .iter()

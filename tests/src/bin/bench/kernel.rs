@@ -16,14 +16,16 @@ use aya::programs::loaded_programs;
 use aya::sys::Stats;
 use nix::time::clock_getcpuclockid;
 use nix::unistd::{Pid, SysconfVar, sysconf};
-use probe_ebpf::wire::Counters;
+use probe_ebpf::wire::{SHARES, Share, Tally};
 
 /// The kernel's limit on a BPF object's name, the final zero left out.
 pub(crate) const NAME_BYTES: usize = 15;
 /// The map of counters, by slot.
 const COUNTERS: &str = "COUNTERS";
-const WORDS: usize = size_of::<Counters>() / size_of::<u64>();
-const OPENED: usize = offset_of!(Counters, opened) / size_of::<u64>();
+const WORDS: usize = size_of::<Tally>() / size_of::<u64>();
+/// Where each CPU's count of connections is.
+const OPENED: usize = (offset_of!(Tally, shares) + offset_of!(Share, opened)) / size_of::<u64>();
+const SHARE: usize = size_of::<Share>() / size_of::<u64>();
 
 /// Run times are measured while this lives.
 #[derive(Debug)]
@@ -85,7 +87,8 @@ impl Objects {
     pub(crate) fn opened(&self) -> anyhow::Result<u64> {
         let mut sum = 0;
         for counters in self.counters.iter() {
-            sum += counters.context("read the counters")?[OPENED];
+            let counters = counters.context("read the counters")?;
+            sum += (0..SHARES).map(|share| counters[OPENED + share * SHARE]).sum::<u64>();
         }
         Ok(sum)
     }
