@@ -104,7 +104,7 @@ fn kubelet_killed(site: &Site) -> anyhow::Result<String> {
         load.run_for(AFTER)?;
         Ok(old)
     })?;
-    let said = right(&outcome, lost(&site.agent)? - before)?;
+    let said = right(&outcome, &grown(&before, lost(&site.agent)?))?;
     ensure!(outcome.terminations.iter().all(|end| end.complete), "{said}, but an end is incomplete");
     Ok(said)
 }
@@ -149,7 +149,7 @@ fn upgraded(site: &mut Site) -> anyhow::Result<String> {
     let image = pod["spec"]["containers"][0]["image"].as_str().unwrap_or_default().to_owned();
     ensure!(image.ends_with(OTHER_TAG), "its image is {image}");
     active(&site.agent, "adopted")?;
-    let said = right(&outcome, lost(&site.agent)? - before)?;
+    let said = right(&outcome, &grown(&before, lost(&site.agent)?))?;
     ensure!(watched.back.is_empty(), "{said}, but counters went back: {:?}", watched.back);
     ensure!(watched.gap > Duration::ZERO, "{said}, but the agent was never away");
     let incomplete: Vec<_> = outcome.terminations.iter().filter(|end| !end.complete).collect();
@@ -204,8 +204,9 @@ fn active(agent: &Ports, heritage: &str) -> anyhow::Result<Value> {
 }
 
 /// Both sides say the same, by evidence and by counters.
-fn right(outcome: &Outcome, counted: f64) -> anyhow::Result<String> {
+fn right(outcome: &Outcome, series: &BTreeMap<String, f64>) -> anyhow::Result<String> {
     let verdict = &outcome.verdict;
+    let counted: f64 = series.values().sum();
     let said = format!(
         "{} requests, {} failed, {} joined {:?}, counted {counted}",
         outcome.tally.summary.total.requests, verdict.failed, verdict.attributed, verdict.by_class
@@ -218,16 +219,28 @@ fn right(outcome: &Outcome, counted: f64) -> anyhow::Result<String> {
         verdict.agent_only.len(),
         verdict.miscounted
     );
-    ensure!(same(counted, verdict.failed), "{said}");
+    ensure!(same(counted, verdict.failed), "{said}: {series:?}");
     Ok(said)
 }
 
-/// Requests that the Deployment lost, by the metrics.
-fn lost(agent: &Ports) -> anyhow::Result<f64> {
+/// Requests that the Deployment lost, by the metrics: each series as written.
+fn lost(agent: &Ports) -> anyhow::Result<BTreeMap<String, f64>> {
     let labels = [format!("target_namespace=\"{NAMESPACE}\""), format!("target_workload=\"{WEB}\"")];
     let metrics = agent.metrics()?;
-    ensure!(metrics.has(LOST, &[&labels[1]]), "no series of {WEB}");
-    Ok(metrics.sum(LOST, &[&labels[0], &labels[1]]))
+    let labels = [labels[0].as_str(), labels[1].as_str()];
+    let series: BTreeMap<_, _> =
+        metrics.matching(LOST, &labels).map(|(series, value)| (series.to_owned(), value)).collect();
+    ensure!(!series.is_empty(), "no series of {WEB}");
+    Ok(series)
+}
+
+/// The series that grew, and by how much.
+fn grown(before: &BTreeMap<String, f64>, now: BTreeMap<String, f64>) -> BTreeMap<String, f64> {
+    let grown = now.into_iter().map(|(series, value)| {
+        let was = before.get(&series).copied().unwrap_or_default();
+        (series, value - was)
+    });
+    grown.filter(|(_, more)| *more > 0.0).collect()
 }
 
 /// What became of counters.

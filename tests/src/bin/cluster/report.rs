@@ -104,9 +104,9 @@ impl Report {
             self.print_experiments();
         }
         for (_, what, rows) in self.tables().iter().filter(|(_, _, rows)| !rows.is_empty()) {
-            println!("\n{what:<56}what the agent says");
+            println!("\n{what:<62}what the agent says");
             for row in *rows {
-                println!("{:<56}{}{}", row.name, if row.ok { "" } else { "WRONG: " }, row.detail);
+                println!("{:<62}{}{}", row.name, if row.ok { "" } else { "WRONG: " }, row.detail);
             }
         }
         println!("\nthe agent's requests to the API server, by its audit log");
