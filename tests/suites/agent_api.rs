@@ -92,16 +92,19 @@ struct Watches {
     seen: Vec<Fact>,
 }
 
+/// The agent's client of this server, and what runs it.
+fn connected(server: &Server) -> (Runtime, Api) {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
+    let file = Kubeconfig::of(server);
+    let api = runtime.block_on(Api::connect(Some(&file.0))).expect("a usable kubeconfig");
+    (runtime, api)
+}
+
 impl Watches {
     /// Watches as the agent does; a namespace without local pods lingers for `linger`.
     fn begin(server: &Server, linger: Duration) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("runtime");
-        let file = Kubeconfig::of(server);
-        let api = runtime.block_on(Api::connect(Some(&file.0))).expect("a usable kubeconfig");
+        let (runtime, api) = connected(server);
         let (sink, facts) = mpsc::channel(1024);
         let table = Arc::new(WatchTable::default());
         let shared = Shared { api, sink, table: Arc::clone(&table), timing: timing() };

@@ -20,13 +20,7 @@ struct Sender {
 
 impl Sender {
     fn of(server: &Server) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("runtime");
-        let file = Kubeconfig::of(server);
-        let api = runtime.block_on(Api::connect(Some(&file.0))).expect("a usable kubeconfig");
+        let (runtime, api) = connected(server);
         let outbox = Arc::<Outbox>::default();
         runtime.spawn(run(Arc::clone(&outbox), api, timing(), NODE.into()));
         Self { _runtime: runtime, outbox }
