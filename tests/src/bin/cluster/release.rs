@@ -15,6 +15,8 @@ use crate::kubectl;
 pub(crate) const NAME: &str = "drainscope";
 /// The agent's pods.
 const LABEL: &str = "app.kubernetes.io/component=agent";
+/// This program's node.
+const HERE: &str = "spec.nodeName=node-1";
 /// As the archive of `cargo xtask image` names it, and another tag of ours for the same.
 const IMAGE: &str = "docker.io/library/drainscope";
 pub(crate) const OTHER_TAG: &str = "other";
@@ -75,9 +77,9 @@ impl Release {
     }
 }
 
-/// The agent's pod; an error unless there is exactly one.
+/// The agent's pod on this node; an error unless there is exactly one.
 pub(crate) fn pod() -> anyhow::Result<Value> {
-    let mut list = kubectl::get(&["pods", "-n", NAME, "-l", LABEL])?;
+    let mut list = kubectl::get(&["pods", "-n", NAME, "-l", LABEL, "--field-selector", HERE])?;
     let mut pods: Vec<Value> = serde_json::from_value(list["items"].take()).context("a list of pods")?;
     ensure!(pods.len() == 1, "{} pods of the agent", pods.len());
     pods.pop().context("a pod")
