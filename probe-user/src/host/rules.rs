@@ -29,6 +29,8 @@ use tokio::sync::mpsc;
 
 /// Removed endpoints that are kept.
 const REMOVALS: usize = 4096;
+/// Before the rules are read anew: what cannot be read would otherwise be tried without a pause.
+const ANEW: Duration = Duration::from_secs(1);
 /// Before the next try, after an error that is not likely to pass at once.
 const RETRY: Duration = Duration::from_secs(30);
 
@@ -153,6 +155,7 @@ fn run(sink: &mpsc::Sender<Event>, watched: &Watched, buffer: usize) {
                 if tell(sink, Fact::Anomaly { kind: Anomaly::RulesMissed, count: 1 }).is_err() {
                     return;
                 }
+                thread::sleep(ANEW);
             }
             End::NotAllowed => {
                 let why = SocketError::NotAllowed.to_string();

@@ -88,14 +88,24 @@ impl Report {
     pub(crate) fn print(&self, failures: &[String]) {
         let verdict = if failures.is_empty() { "OK     " } else { "FAILED " };
         let runs = || self.experiments.iter().flat_map(|experiment| &experiment.runs);
+        let mut said = Vec::new();
+        if !self.experiments.is_empty() {
+            let failed = runs().map(|run| run.verdict.failed).sum::<u64>();
+            let joined = runs().map(|run| run.verdict.attributed).sum::<u64>();
+            said.push(format!("{failed} failed requests, {joined} joined with evidence"));
+        }
+        for (_, what, rows) in self.tables().iter().filter(|(_, _, rows)| !rows.is_empty()) {
+            said.push(format!(
+                "{what}: {} of {} right",
+                rows.iter().filter(|row| row.ok).count(),
+                rows.len()
+            ));
+        }
         println!(
-            "{verdict} Kubernetes {}, kube-proxy by {}: {} failed requests, {} joined with evidence; {} of {} ways to end right",
+            "{verdict} Kubernetes {}, kube-proxy by {}: {}",
             self.kubernetes,
             self.proxy,
-            runs().map(|run| run.verdict.failed).sum::<u64>(),
-            runs().map(|run| run.verdict.attributed).sum::<u64>(),
-            self.endings.iter().filter(|ending| ending.ok).count(),
-            self.endings.len()
+            said.join("; ")
         );
         for failure in failures {
             println!("FAILED  {failure}");

@@ -12,6 +12,7 @@ use world::agent::Termination;
 use world::clients::{Load, Tally};
 use world::controllers::PodRef;
 use world::judge::{self, Verdict};
+use world::load::Attempt;
 
 use crate::conntrack::{Clients, Listener};
 use crate::kubectl;
@@ -32,6 +33,8 @@ pub(crate) const CLIENTS: &str =
     "--keepalive 8 --keepalive-rate 10 --new 24 --new-rate 5 --connect-timeout 3 --timeout 5";
 /// Their ports. Others' are above 32767, where the kernel chooses.
 pub(crate) const OWN_PORTS: std::ops::RangeInclusive<u16> = 10_000..=29_999;
+/// What an agent knows of ends.
+pub(crate) const ENDS: &str = "/api/v1/terminations?limit=1000";
 /// The bound on the agent's settling: it waits for 10 s of quiet by itself, and gives up after 120 s.
 pub(crate) const SETTLING: Duration = Duration::from_secs(150);
 
@@ -81,20 +84,26 @@ pub(crate) fn under_load(
     let (own, foreign) = split(&terminations, &clients);
     let verdict = judge::join(&tally.attempts, &own);
     if !verdict.holds() {
-        save(site, &tally, &clients)?;
+        let said = site.agent.api(ENDS)?;
+        save(site, &tally.attempts, &clients, &[said])?;
     }
     Ok(Outcome { tally, verdict, terminations, foreign })
 }
 
-/// Keeps what both sides said of a run that is wrong: the cluster's own logs go with it.
-fn save(site: &Site, tally: &Tally, clients: &Clients) -> anyhow::Result<()> {
+/// Keeps what the clients and each agent said of a run that is wrong: the cluster's own logs go with it.
+pub(crate) fn save(
+    site: &Site,
+    attempts: &[Attempt],
+    clients: &Clients,
+    agents: &[Value],
+) -> anyhow::Result<()> {
     let folder = site.load.with_file_name("cluster-wrong");
     let stamp = jiff::Timestamp::now().as_second();
     std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     let keep = |name: &str, text: String| std::fs::write(folder.join(format!("{stamp}-{name}")), text);
-    let failed: Vec<_> = tally.attempts.iter().filter(|attempt| !attempt.ok()).collect();
+    let failed: Vec<_> = attempts.iter().filter(|attempt| !attempt.ok()).collect();
     keep("attempts.json", serde_json::to_string_pretty(&failed)?)?;
-    keep("terminations.json", site.agent.api("/api/v1/terminations?limit=1000")?.to_string())?;
+    keep("terminations.json", serde_json::to_string_pretty(agents)?)?;
     let names = clients.iter().map(|((peer, pod), client)| format!("{client} is {peer} at {pod}\n"));
     keep("clients.txt", names.collect())?;
     let table = Command::new("conntrack").arg("-L").output().context("start conntrack")?;
@@ -148,7 +157,7 @@ fn wait_rolled_out(name: &str) -> anyhow::Result<()> {
     kubectl::run(&["rollout", "status", "-n", NAMESPACE, &deployment, "--timeout=120s"]).map(drop)
 }
 
-/// The terminations with evidence of our own clients only, under the clients' own names; and how many attempts fortio's connections lost. What is
+/// The terminations with evidence of our own clients only, under the clients' own names; and how many attempts others' connections lost. What is
 /// of neither stays with ours, where it finds no partner.
 pub(crate) fn split(terminations: &[Termination], clients: &Clients) -> (Vec<Termination>, u64) {
     let mut foreign = 0;

@@ -14,7 +14,7 @@ use world::judge;
 use crate::conntrack::Listener;
 use crate::pods;
 use crate::report::Row;
-use crate::rollout::{self, AFTER, BEFORE, CLIENTS, OWN_PORTS, PATH, SETTLING, split};
+use crate::rollout::{self, AFTER, BEFORE, CLIENTS, ENDS, OWN_PORTS, PATH, SETTLING, split};
 use crate::second::Node;
 use crate::site::Site;
 
@@ -22,6 +22,8 @@ use crate::site::Site;
 const WEB: &str = "spread";
 const FIRST: &str = "node-1";
 const SECOND: &str = "node-2";
+/// The first of the ports of the second node's clients.
+const MIDDLE: u16 = 20_000;
 /// So long a service proxy is behind, beyond the roll-out.
 const BEHIND: Duration = Duration::from_secs(2);
 
@@ -57,11 +59,10 @@ fn update(site: &Site, second: &Node, is_slow: bool) -> anyhow::Result<String> {
     let logs = site.state.join("logs");
     let here = Listener::start(target)?;
     let there = second.inside(|| Listener::start(target))?;
-    let middle = OWN_PORTS.start() + OWN_PORTS.len().div_ceil(2).try_into().unwrap_or(u16::MAX);
     let arguments = |first: u16, last: u16| format!("{CLIENTS} --path {PATH} --ports {first}-{last}");
-    let own = arguments(*OWN_PORTS.start(), middle - 1);
+    let own = arguments(*OWN_PORTS.start(), MIDDLE - 1);
     let mut own = Load::start_by(Command::new(&site.load), &logs, target, &own)?;
-    let foreign = arguments(middle, *OWN_PORTS.end());
+    let foreign = arguments(MIDDLE, *OWN_PORTS.end());
     let foreign = Load::start_by(second.command(&site.load), &logs, target, &foreign)?;
     let stopped = is_slow.then(|| second.stop_proxy()).transpose()?;
     let old = replace(&mut own)?;
@@ -79,12 +80,16 @@ fn update(site: &Site, second: &Node, is_slow: bool) -> anyhow::Result<String> {
     let attempts = tallies.iter().flat_map(|tally| tally.attempts.clone()).collect::<Vec<_>>();
     let verdict = judge::join(&attempts, &ends);
     let failed = tallies.each_ref().map(|tally| tally.summary.total.failed);
-    let crossed = ends.iter().zip(&old).map(|(end, (_, node))| crossing(end, node, middle)).sum::<usize>();
+    let crossed = ends.iter().zip(&old).map(|(end, (_, node))| crossing(end, node)).sum::<usize>();
     let requests = tallies.iter().map(|tally: &Tally| tally.summary.total.requests).sum::<u64>();
     let said = format!(
         "{requests} requests; lost {} of node 1's clients and {} of node 2's, {} joined {:?}, {crossed} on the other node",
         failed[0], failed[1], verdict.attributed, verdict.by_class
     );
+    if !verdict.holds() {
+        let said = [site.agent.api(ENDS)?, second.inside(|| Node::agent().api(ENDS))?];
+        rollout::save(site, &attempts, &clients, &said)?;
+    }
     ensure!(
         verdict.holds() && strangers == 0,
         "{said}; {} client-only, {} agent-only, {} miscounted: {:#?} {:#?}",
@@ -100,8 +105,8 @@ fn update(site: &Site, second: &Node, is_slow: bool) -> anyhow::Result<String> {
 }
 
 /// Losses of clients of the other node than the pod's.
-fn crossing(end: &Termination, node: &str, middle: u16) -> usize {
-    end.evidence.iter().filter(|item| (item.peer.port() < middle) != (node == FIRST)).count()
+fn crossing(end: &Termination, node: &str) -> usize {
+    end.evidence.iter().filter(|item| (item.peer.port() < MIDDLE) != (node == FIRST)).count()
 }
 
 /// Each pod's end as the agent of its node tells it; an error if the other one tells of it too.
