@@ -8,7 +8,7 @@
 use core::mem::size_of;
 
 /// Changed whenever the meaning of a byte here changes; maps of another ABI are not adopted.
-pub const ABI: u32 = 4;
+pub const ABI: u32 = 5;
 
 /// Which programs count, and until when: user space switches from old programs to new ones, which share the maps, with
 /// one write. 0 in `instance`: none does.
@@ -67,6 +67,8 @@ pub struct Slot {
 pub const SLOT_DELETING: u32 = 1;
 /// Services name some of the pod's ports: what comes to the others (metrics, debugging) is no client's.
 pub const SLOT_SERVED: u32 = 2;
+/// The API has told an address of the pod.
+pub const SLOT_ADDRESSED: u32 = 4;
 
 /// A container's state. User space writes it once, when it gives the container its index; from then on only the kernel
 /// does. Zero times mean "not yet".

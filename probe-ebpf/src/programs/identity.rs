@@ -8,8 +8,8 @@ use super::{account, known, maps};
 use probe_ebpf::class::Phase;
 use probe_ebpf::fields::{ABSENT, Field};
 use probe_ebpf::wire::{
-    self, HOST_SCOPE, NONE, OWN_PIDS, PORT_FOREIGN, PORT_SEEN, PORT_SERVICE, Port, PortKey, SLOT_DELETING,
-    SLOT_SERVED, SlotRef, anomaly,
+    self, HOST_SCOPE, NONE, OWN_PIDS, PORT_FOREIGN, PORT_SEEN, PORT_SERVICE, Port, PortKey, SLOT_ADDRESSED,
+    SLOT_DELETING, SLOT_SERVED, SlotRef, anomaly,
 };
 
 /// BPF_NOEXIST.
@@ -211,6 +211,12 @@ pub(super) fn scope_of_packet(cookie: u64, local: [u64; 2]) -> Option<u32> {
         return None;
     }
     slot_of_address(local).map(|slot| slot.slot)
+}
+
+/// The API has told where the slot's pod is. The scope may be the node's own.
+#[inline(always)]
+pub(super) fn is_addressed(scope: u32) -> bool {
+    scope == HOST_SCOPE || maps::SLOTS.get(scope).is_some_and(|state| state.flags & SLOT_ADDRESSED != 0)
 }
 
 /// The namespace is the node's own or one of its pods'.

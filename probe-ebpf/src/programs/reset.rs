@@ -166,7 +166,7 @@ fn without_socket(skb: *const u8) {
         }
         if let Some(port) = port {
             // SAFETY: a live map value.
-            refused(unsafe { &*port }, &packet);
+            refused(scope, unsafe { &*port }, &packet);
         }
     } else if packet.flags & SYN == 0
         && let Some(port) = port
@@ -175,14 +175,17 @@ fn without_socket(skb: *const u8) {
     }
 }
 
+/// Before the API has told the address of a pod, clients cannot have it from there: what comes to one that runs is the
+/// kubelet's, who has it from the runtime.
 #[inline(always)]
-fn refused(port: &Port, packet: &Packet) {
+fn refused(scope: u32, port: &Port, packet: &Packet) {
     let slot = SlotRef { slot: port.slot, generation: port.generation };
     let phase = identity::phase(slot, port.container);
     if !account::count_syn_once(&tuple_of(packet), packet.sequence) {
         return;
     }
-    if probe::has_sent(port, packet) {
+    let is_early = matches!(phase, Phase::Running) && !identity::is_addressed(scope);
+    if is_early || probe::has_sent(port, packet) {
         account::late_probe(slot, phase);
         return;
     }

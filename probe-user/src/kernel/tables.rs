@@ -6,11 +6,14 @@ use probe_core::command::Command;
 use probe_core::monitor::KernelTables;
 use probe_ebpf::wire::{
     self, CLOSED_NS, Closed, Container, Control, Counters, HOST_SCOPE, NONE, PORT_DECLARED, PORT_PROBE,
-    PORT_PROTOCOL, PORT_PROTOCOL_SHIFT, PORT_SERVICE, Port, PortKey, SLOT_DELETING, SLOT_SERVED, Slot,
-    SlotRef, TURNS_KERNEL, TURNS_USER, Tally, Tuple, Turns, UNSETTLED, anomaly,
+    PORT_PROTOCOL, PORT_PROTOCOL_SHIFT, PORT_SERVICE, Port, PortKey, SLOT_ADDRESSED, SLOT_DELETING,
+    SLOT_SERVED, Slot, SlotRef, TURNS_KERNEL, TURNS_USER, Tally, Tuple, Turns, UNSETTLED, anomaly,
 };
 use std::net::IpAddr;
 use thiserror::Error;
+
+/// BPF_NOEXIST.
+const NO_EXIST: u64 = 1;
 
 /// A map that the object should have cannot be used.
 #[derive(Debug, Error)]
@@ -147,7 +150,8 @@ impl Tables {
                 {
                     self.former.insert(key, owner, 0).map_err(failed("move an address"))?;
                 }
-                self.addresses.insert(key, Plain(slot), 0).map_err(failed("add an address"))
+                self.addresses.insert(key, Plain(slot), 0).map_err(failed("add an address"))?;
+                self.flag(slot, SLOT_ADDRESSED, true)
             }
             Command::RemoveAddress { address, slot } => self.remove_address(address, slot),
             Command::AddPort { slot, host_network, port, probe, service, protocol } => {
@@ -298,14 +302,19 @@ impl Tables {
             probing: 0,
             probed: 0,
         };
-        let mut value = match self.ports.get(&key, 0) {
-            Ok(Plain(known)) if known.slot == slot.slot && known.generation == slot.generation => known,
-            // A hostNetwork pod has the port until the next one listens there, not until that is declared.
-            Ok(Plain(known)) if self.is_taken(SlotRef { slot: known.slot, generation: known.generation }) => {
-                return Ok(());
-            }
-            _ => fresh,
+        // The programs may make it at the same moment.
+        let made = self.ports.insert(key, Plain(Port { flags, ..fresh }), NO_EXIST);
+        let known = match (made, self.ports.get(&key, 0)) {
+            (Ok(()), _) => return Ok(()),
+            (Err(_), Ok(Plain(known))) => known,
+            (Err(error), Err(_)) => return Err(failed("add a port")(error)),
         };
+        let owner = SlotRef { slot: known.slot, generation: known.generation };
+        // A hostNetwork pod has the port until the next one listens there, not until that is declared.
+        if owner != slot && self.is_taken(owner) {
+            return Ok(());
+        }
+        let mut value = if owner == slot { known } else { fresh };
         let now = value.flags & !PORT_PROTOCOL | flags;
         if now == value.flags {
             return Ok(());
