@@ -3,8 +3,10 @@
 //! A failed attempt and an evidence are partners if the client's address and port, the number of the request and the kind of error fit. What has
 //! no partner is reported on its side; there is no tolerance. The judge knows the two only by what they wrote.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+
+use anyhow::ensure;
 
 use crate::agent::{Evidence, Metrics, Termination};
 use crate::load::{Attempt, ErrorKind};
@@ -77,6 +79,23 @@ pub fn join(attempts: &[Attempt], terminations: &[Termination]) -> Verdict {
     }
     verdict.agent_only = evidence.into_values().flatten().collect();
     verdict
+}
+
+/// Both sides as if each failed attempt were the first of its connection. On a connection that is older than the agent, or than its word of the pod, the
+/// agent counts requests from then on: the join goes by the connection alone. An error if more than one attempt failed on one.
+pub fn without_numbers(
+    mut attempts: Vec<Attempt>,
+    mut ends: Vec<Termination>,
+) -> anyhow::Result<(Vec<Attempt>, Vec<Termination>)> {
+    let mut connections = BTreeSet::new();
+    for attempt in &mut attempts {
+        ensure!(connections.insert(attempt.local), "{} failed twice", attempt.local);
+        attempt.nth = 1;
+    }
+    for item in ends.iter_mut().flat_map(|end| &mut end.evidence) {
+        item.request = 1;
+    }
+    Ok((attempts, ends))
 }
 
 /// Evidence by the client's address and port, with its pod's name.

@@ -1,14 +1,11 @@
 //! An agent that comes after the pods: what it can know of connections that are older than itself, and of ports that nobody declared.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::ensure;
 use libtest_mimic::Trial;
 use serde_json::Value;
-use world::agent::Termination;
 use world::controllers::Deployment;
-use world::load::Attempt;
 use world::{PodTemplate, World, judge};
 
 use crate::site::{
@@ -53,7 +50,7 @@ fn late_start() -> anyhow::Result<()> {
     let (old, new) = (old.wait()?, new.stop()?);
 
     let ends = site.agent.wait_ended(&pods_after, SETTLING)?;
-    let (attempts, ends) = without_numbers(reading.attempts, ends)?;
+    let (attempts, ends) = judge::without_numbers(reading.attempts, ends)?;
     let verdict = exact("after", &attempts, &ends)?;
     agree(&site.metrics()?, "after", &ends)?;
     let unanswered = verdict.by_class.get("unanswered").copied().unwrap_or(0);
@@ -79,23 +76,6 @@ fn late_start() -> anyhow::Result<()> {
     }
     agree(&site.metrics()?, "before", &ends)?;
     site.finish()
-}
-
-/// On a connection that is older than the agent, the agent counts requests from its own start on: the join goes by the connection alone,
-/// on each of which only one attempt can have failed.
-fn without_numbers(
-    mut attempts: Vec<Attempt>,
-    mut ends: Vec<Termination>,
-) -> anyhow::Result<(Vec<Attempt>, Vec<Termination>)> {
-    let mut connections = BTreeSet::new();
-    for attempt in &mut attempts {
-        ensure!(connections.insert(attempt.local), "{} failed twice", attempt.local);
-        attempt.nth = 1;
-    }
-    for item in ends.iter_mut().flat_map(|end| &mut end.evidence) {
-        item.request = 1;
-    }
-    Ok((attempts, ends))
 }
 
 /// A pod whose spec names no port at all, neither of a container nor of a probe.

@@ -13,7 +13,7 @@ use crate::kubectl;
 use crate::pods::PATIENCE;
 use crate::release;
 use crate::report::Row;
-use crate::rollout::{self, AFTER, BEFORE};
+use crate::rollout::{self, AFTER, BEFORE, Counted};
 use crate::site::Site;
 
 /// The rules, as they are shipped.
@@ -89,7 +89,7 @@ impl Prometheus {
             "cluster: clean rollout, preStop {prestop_seconds} s: rolling update under load of our clients alone"
         );
         let target = rollout::service(CLEAN)?.cluster_ip;
-        let outcome = rollout::under_load(site, target, |load| {
+        let outcome = rollout::under_load(site, target, Counted::FromTheFirst, |load| {
             load.run_for(BEFORE)?;
             let old = rollout::restart(CLEAN)?;
             rollout::wait_replaced(CLEAN, &old)?;

@@ -17,7 +17,7 @@ use world::judge::{LOST, same};
 use crate::pods::{self, NAMESPACE, PATIENCE};
 use crate::release::{self, NAME, OTHER_TAG};
 use crate::report::Row;
-use crate::rollout::{self, AFTER, BEFORE, Outcome};
+use crate::rollout::{self, AFTER, BEFORE, Counted, Outcome};
 use crate::site::Site;
 use crate::{kubectl, kubelet};
 
@@ -92,7 +92,7 @@ fn replaced(site: &mut Site) -> anyhow::Result<String> {
 fn kubelet_killed(site: &Site) -> anyhow::Result<String> {
     let target = rollout::service(WEB)?.cluster_ip;
     let before = lost(&site.agent)?;
-    let outcome = rollout::under_load(site, target, |load| {
+    let outcome = rollout::under_load(site, target, Counted::FromTheFirst, |load| {
         load.run_for(BEFORE)?;
         let old = rollout::restart(WEB)?;
         kubectl::wait("an old pod is being deleted", PATIENCE, || {
@@ -118,7 +118,7 @@ fn upgraded(site: &mut Site) -> anyhow::Result<String> {
     let site_ref: &Site = site;
     let (outcome, watched) = thread::scope(|scope| {
         let counters = scope.spawn(|| watch(&site_ref.agent, &over));
-        let outcome = rollout::under_load(site_ref, target, |load| {
+        let outcome = rollout::under_load(site_ref, target, Counted::FromTheMiddle, |load| {
             load.run_for(BEFORE)?;
             let upgrade = scope.spawn(|| {
                 let result = site_ref.release.upgrade(&format!("image.tag={OTHER_TAG}"));
@@ -214,9 +214,9 @@ fn right(outcome: &Outcome, series: &BTreeMap<String, f64>) -> anyhow::Result<St
     ensure!(verdict.failed > 0, "{said}: nothing was lost");
     ensure!(
         verdict.holds(),
-        "{said}, {} client-only, {} agent-only, miscounted {:?}",
-        verdict.client_only.len(),
-        verdict.agent_only.len(),
+        "{said}, client-only {:?}, agent-only {:?}, miscounted {:?}, {series:?}",
+        verdict.client_only,
+        verdict.agent_only,
         verdict.miscounted
     );
     ensure!(same(counted, verdict.failed), "{said}: {series:?}");

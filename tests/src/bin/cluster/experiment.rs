@@ -15,7 +15,7 @@ use world::judge::Verdict;
 
 use crate::alerts::Prometheus;
 use crate::report::Row;
-use crate::rollout::{self, AFTER, BEFORE, PATH};
+use crate::rollout::{self, AFTER, BEFORE, Counted, PATH};
 use crate::site::Site;
 
 /// Deployments and Services: without a preStop sleep, and with one.
@@ -120,7 +120,7 @@ fn update(site: &Site, name: &str, experiment: &Experiment) -> anyhow::Result<Ru
     rollout::bring_up(site, name, prestop)?;
     eprintln!("cluster: {}, preStop {prestop} s: rolling update under load", experiment.path.name());
     let start = jiff::Timestamp::now();
-    let outcome = rollout::under_load(site, target, |load| {
+    let outcome = rollout::under_load(site, target, Counted::FromTheFirst, |load| {
         let mut fortio = start_fortio(site, target)?;
         let begun = Instant::now();
         load.run_for(BEFORE)?;
