@@ -16,8 +16,9 @@ use nix::unistd::Pid;
 
 use crate::kubectl;
 
-/// Connections as the pods' side sees them (client, pod), and the client's own name for itself. A name that is used again stands for its last use.
-pub(crate) type Clients = BTreeMap<(SocketAddr, SocketAddr), SocketAddr>;
+/// Connections as the pods' side sees them (client, pod), and the clients' own names for themselves, in the order of their connections: a port that
+/// translation chose is free for the next one as soon as a connection was refused.
+pub(crate) type Clients = BTreeMap<(SocketAddr, SocketAddr), Vec<SocketAddr>>;
 
 /// Room for events that are not read yet.
 const BUFFER_BYTES: &str = "16777216";
@@ -60,7 +61,7 @@ impl Listener {
                 if let Some(Rewritten { client, to, key }) = parse(&line?)
                     && to == target
                 {
-                    clients.insert(key, client);
+                    clients.entry(key).or_default().push(client);
                 }
             }
             Ok(clients)

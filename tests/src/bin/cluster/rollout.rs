@@ -2,6 +2,7 @@
 //!
 //! Clients never retry. Who else is at work on the Service is known by its ports and left out of the join.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
@@ -91,7 +92,7 @@ pub(crate) fn under_load(
     let tally = load.stop()?;
     let clients = tracking.stop()?;
     let terminations = site.agent.wait_ended(&old, SETTLING)?;
-    let (own, foreign) = split(&terminations, &clients);
+    let (own, foreign) = split(&terminations, &clients, &tally.attempts);
     let verdict = match counted {
         Counted::FromTheFirst => judge::join(&tally.attempts, &own),
         Counted::FromTheMiddle => {
@@ -120,7 +121,7 @@ pub(crate) fn save(
     let failed: Vec<_> = attempts.iter().filter(|attempt| !attempt.ok()).collect();
     keep("attempts.json", serde_json::to_string_pretty(&failed)?)?;
     keep("terminations.json", serde_json::to_string_pretty(agents)?)?;
-    let names = clients.iter().map(|((peer, pod), client)| format!("{client} is {peer} at {pod}\n"));
+    let names = clients.iter().map(|((peer, pod), names)| format!("{names:?} is {peer} at {pod}\n"));
     keep("clients.txt", names.collect())?;
     let table = Command::new("conntrack").arg("-L").output().context("start conntrack")?;
     keep("conntrack.txt", String::from_utf8_lossy(&table.stdout).into_owned())?;
@@ -175,12 +176,22 @@ fn wait_rolled_out(name: &str) -> anyhow::Result<()> {
 
 /// The terminations with evidence of our own clients only, under the clients' own names; and how many attempts others' connections lost. What is
 /// of neither stays with ours, where it finds no partner.
-pub(crate) fn split(terminations: &[Termination], clients: &Clients) -> (Vec<Termination>, u64) {
+pub(crate) fn split(
+    terminations: &[Termination],
+    clients: &Clients,
+    attempts: &[Attempt],
+) -> (Vec<Termination>, u64) {
+    let mut failed: BTreeSet<SocketAddr> =
+        attempts.iter().filter(|attempt| !attempt.ok()).map(|attempt| attempt.local).collect();
     let mut foreign = 0;
     let own = terminations.iter().map(|end| {
         let mut end = end.clone();
         end.evidence.retain_mut(|item| {
-            let Some(client) = clients.get(&(item.peer, item.local)) else { return true };
+            let names = clients.get(&(item.peer, item.local)).map_or(&[][..], Vec::as_slice);
+            // Of several that had this name one after the other, the first that missed something and has no evidence yet.
+            let found = names.iter().find(|name| names.len() == 1 || failed.remove(*name));
+            let others = || names.iter().find(|name| !OWN_PORTS.contains(&name.port()));
+            let Some(client) = found.or_else(others).or(names.last()) else { return true };
             if OWN_PORTS.contains(&client.port()) {
                 item.peer = *client;
                 return true;

@@ -73,11 +73,13 @@ fn update(site: &Site, second: &Node, is_slow: bool) -> anyhow::Result<String> {
     own.run_for(AFTER)?;
     let tallies = [own.stop()?, foreign.stop()?];
     let mut clients = here.stop()?;
-    clients.append(&mut there.stop()?);
+    for (key, names) in there.stop()? {
+        clients.entry(key).or_default().extend(names);
+    }
 
     let ends = ends(site, second, &old)?;
-    let (ends, strangers) = split(&ends, &clients);
     let attempts = tallies.iter().flat_map(|tally| tally.attempts.clone()).collect::<Vec<_>>();
+    let (ends, strangers) = split(&ends, &clients, &attempts);
     let verdict = judge::join(&attempts, &ends);
     let failed = tallies.each_ref().map(|tally| tally.summary.total.failed);
     let crossed = ends.iter().zip(&old).map(|(end, (_, node))| crossing(end, node)).sum::<usize>();
