@@ -22,6 +22,7 @@ mod ports;
 mod reorder;
 mod report;
 mod routes;
+pub mod rules;
 pub mod saved;
 mod series;
 mod slots;
