@@ -8,8 +8,14 @@
 mod case;
 #[path = "cases/invert.rs"]
 mod invert;
+#[path = "cases/prober.rs"]
+mod prober;
+#[path = "cases/readiness.rs"]
+mod readiness;
 #[path = "cases/termination.rs"]
 mod termination;
+#[path = "cases/worker.rs"]
+mod worker;
 
 use std::process::ExitCode;
 
@@ -17,8 +23,12 @@ use case::{Case, Group};
 use libtest_mimic::{Arguments, Trial};
 
 /// The groups: the letter that its ids begin with, its file, its runner.
-const GROUPS: &[Group] =
-    &[Group { letter: 'F', text: include_str!("../cases/F.yaml"), run: termination::run }];
+const GROUPS: &[Group] = &[
+    Group { letter: 'C', text: include_str!("../cases/C.yaml"), run: prober::run },
+    Group { letter: 'D', text: include_str!("../cases/D.yaml"), run: worker::run },
+    Group { letter: 'E', text: include_str!("../cases/E.yaml"), run: readiness::run },
+    Group { letter: 'F', text: include_str!("../cases/F.yaml"), run: termination::run },
+];
 
 fn main() -> ExitCode {
     let cases = match case::load(GROUPS) {

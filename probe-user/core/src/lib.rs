@@ -19,6 +19,7 @@ pub mod monitor;
 pub mod notice;
 mod pods;
 mod ports;
+pub mod probes;
 mod reorder;
 mod report;
 mod routes;

@@ -5,5 +5,8 @@
 //! command line need such a rule, they need this one. The rules are those of Kubernetes 1.36; each is held by the conformance cases.
 
 pub mod deletion;
+pub mod facts;
 pub mod grace;
+pub mod object;
+pub mod readiness;
 pub mod shutdown;

@@ -1,9 +1,13 @@
 //! Group F: how long a pod and its containers have to end, and what happens in which second.
 
 use anyhow::Result;
+use probe_core::probes::worker::{Next, Worker, WorkerConfig};
+use probe_core::probes::{ProbeResult, ProbeType};
 use probe_core::rules::deletion::{self, DeletablePod, Deletion};
+use probe_core::rules::facts::{ContainerState, ContainerStatus, Phase, PodStatus, Restarts};
 use probe_core::rules::grace::{ContainerGrace, KillReason, PodGrace};
 use probe_core::rules::shutdown::{EndingContainer, stops_of};
+use probe_core::wallclock::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -11,9 +15,24 @@ use serde_json::{Map, Value, json};
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 enum Given {
     PodGrace(PodGrace),
-    ContainerGrace { grace: ContainerGrace, reason: KillReason },
-    End { grace_seconds: i64, containers: Vec<EndingContainer> },
+    ContainerGrace {
+        grace: ContainerGrace,
+        reason: KillReason,
+    },
+    End {
+        grace_seconds: i64,
+        containers: Vec<EndingContainer>,
+    },
     Deletions(Vec<Request>),
+    /// Workers of a pod whose end begins; their probes passed before and fail from then on.
+    Ending(Vec<EndingWorker>),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EndingWorker {
+    kind: ProbeType,
+    sidecar: bool,
 }
 
 /// A pod and a request to delete it.
@@ -39,6 +58,7 @@ pub(crate) fn run(given: &Value) -> Result<Value> {
                     .collect::<Result<Map<_, _>>>()?,
             )
         }
+        Given::Ending(workers) => workers.iter().map(probed_while_ending).collect(),
         Given::Deletions(requests) => requests.iter().map(deletion_of).collect(),
     })
 }
@@ -51,4 +71,41 @@ fn deletion_of(request: &Request) -> Value {
         Deletion::Unchanged => json!("unchanged"),
         Deletion::Removed => json!("removed"),
     }
+}
+
+fn probed_while_ending(worker: &EndingWorker) -> Value {
+    let EndingWorker { kind, sidecar } = *worker;
+    let mut worker = Worker::new(WorkerConfig {
+        kind,
+        container: "c".to_owned(),
+        is_sidecar: sidecar,
+        restarts: Restarts::default(),
+        initial_delay_seconds: 0,
+        success_threshold: 1,
+        failure_threshold: 1,
+        deleted: false,
+        manager_started: Timestamp(0),
+    });
+    let status = ContainerStatus {
+        name: "c".to_owned(),
+        id: "c1".to_owned(),
+        state: ContainerState::Running { since: Timestamp(0) },
+        started: Some(kind != ProbeType::Startup),
+        ready: true,
+    };
+    let pod = PodStatus { phase: Phase::Running, containers: vec![status], init_containers: Vec::new() };
+    let now = Timestamp(1_000_000_000);
+    if worker.look(Some(&pod), now) == Next::Probe && kind != ProbeType::Startup {
+        worker.take(Some(ProbeResult::Success));
+    }
+    if kind.stops_with_pod(sidecar) {
+        worker.stop();
+    }
+    let before = worker.poll_updates().len();
+    let next = worker.look(Some(&pod), now);
+    if next == Next::Probe {
+        worker.take(Some(ProbeResult::Failure));
+    }
+    let told: Vec<_> = worker.poll_updates().into_iter().map(|update| update.result).collect();
+    json!({"was_told": before > 0, "probed": next == Next::Probe, "tells": told})
 }
