@@ -1,6 +1,9 @@
 //! The HTTP probe: requests, redirects, and what the last answer means.
 
+use std::future::poll_fn;
+
 use http::{Method, Request, Uri, Version};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::connect::dial;
@@ -49,13 +52,18 @@ fn failed(url: &str, why: &str) -> String {
     format!("Get {}: {why}", quoted(url.as_bytes()))
 }
 
-/// Follows redirects as far as the probe does.
-async fn last_answer(get: &HttpGet, user_agent: &str, trace: &mut Trace) -> Result<Answer, String> {
+/// What is asked for first.
+pub(crate) fn url_of(get: &HttpGet) -> Url {
     let scheme = match get.scheme {
         Scheme::Http => "http",
         Scheme::Https => "https",
     };
-    let first = Url::of_probe(scheme, &get.host, get.port, &get.path);
+    Url::of_probe(scheme, &get.host, get.port, &get.path)
+}
+
+/// Follows redirects as far as the probe does.
+async fn last_answer(get: &HttpGet, user_agent: &str, trace: &mut Trace) -> Result<Answer, String> {
+    let first = url_of(get);
     let mut headers = Headers::of_probe(&get.headers, user_agent);
     let of_user = headers.first("Host").to_owned();
     let explicit_referer = headers.first("Referer").to_owned();
@@ -63,7 +71,7 @@ async fn last_answer(get: &HttpGet, user_agent: &str, trace: &mut Trace) -> Resu
     loop {
         trace.url = url.without_user().to_string();
         let shown = trace.url.clone();
-        let answer = ask(&url, &host, &headers, trace).await.map_err(|why| failed(&shown, &why))?;
+        let answer = ask(&url, &host, &headers, get.h2c, trace).await.map_err(|why| failed(&shown, &why))?;
         let Some(location) = answer.redirect() else { return Ok(answer) };
         let reference = Url::parse(&location).map_err(|why| {
             failed(&shown, &format!("failed to parse Location header {}: {why}", quoted(location.as_bytes())))
@@ -94,7 +102,13 @@ async fn last_answer(get: &HttpGet, user_agent: &str, trace: &mut Trace) -> Resu
 }
 
 /// One request on a connection of its own.
-async fn ask(url: &Url, host: &str, headers: &Headers, trace: &mut Trace) -> Result<Answer, String> {
+async fn ask(
+    url: &Url,
+    host: &str,
+    headers: &Headers,
+    h2c: bool,
+    trace: &mut Trace,
+) -> Result<Answer, String> {
     headers.check()?;
     if url.scheme != "http" && url.scheme != "https" {
         return Err(format!("unsupported protocol scheme {}", quoted(url.scheme.as_bytes())));
@@ -105,6 +119,10 @@ async fn ask(url: &Url, host: &str, headers: &Headers, trace: &mut Trace) -> Res
     let host = host_of(if host.is_empty() { &url.host } else { host });
     let stream = dial(url.hostname(), url.port(), trace).await?;
     let ends = stream.local_addr().ok().zip(stream.peer_addr().ok());
+    if url.scheme == "http" && h2c {
+        let (head, body) = http2(stream, url, &host, headers, trace).await?;
+        return Ok(Answer { head, body: Body::H2c(body) });
+    }
     if url.scheme == "http" {
         let exchange = Exchange::new(stream, ends);
         let (head, exchange) = http1(exchange, headers.http1(url, &host), trace).await?;
@@ -112,7 +130,8 @@ async fn ask(url: &Url, host: &str, headers: &Headers, trace: &mut Trace) -> Res
     }
     let tls = handshake(stream, url.hostname(), Inside::Https, trace).await?;
     if tls.get_ref().1.alpn_protocol() == Some(H2) {
-        return http2(tls, url, &host, headers, trace).await;
+        let (head, body) = http2(tls, url, &host, headers, trace).await?;
+        return Ok(Answer { head, body: Body::Http2(body) });
     }
     let exchange = Exchange::new(tls, ends);
     let (head, exchange) = http1(exchange, headers.http1(url, &host), trace).await?;
@@ -125,7 +144,7 @@ async fn http1<S>(
     trace: &mut Trace,
 ) -> Result<(Head, Exchange<S>), String>
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
 {
     trace.protocol = Some("HTTP/1.1");
     trace.enter(Phase::FirstByte);
@@ -140,16 +159,19 @@ where
     }
 }
 
-async fn http2(
-    tls: Tls,
+async fn http2<S>(
+    stream: S,
     url: &Url,
     host: &str,
     headers: &Headers,
     trace: &mut Trace,
-) -> Result<Answer, String> {
+) -> Result<(Head, Box<Streamed<S>>), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     trace.protocol = Some("HTTP/2.0");
     trace.enter(Phase::FirstByte);
-    let uri = Uri::builder().scheme("https").authority(host).path_and_query(url.request_target());
+    let uri = Uri::builder().scheme(url.scheme.as_str()).authority(host).path_and_query(url.request_target());
     let uri = uri.build().map_err(|error| error.to_string())?;
     let mut request = Request::builder().method(Method::GET).version(Version::HTTP_2).uri(uri);
     for (name, value) in headers.http2(url) {
@@ -157,7 +179,7 @@ async fn http2(
     }
     let request = request.body(()).map_err(|error| error.to_string())?;
     let exchange = async {
-        let mut client = Client::start(tls).await?;
+        let mut client = Client::start(stream).await?;
         client.call(request, None).await.map(|answer| (client, answer))
     };
     let (client, answer) = exchange.await.map_err(|error| http2_error(&error))?;
@@ -171,7 +193,7 @@ async fn http2(
     let length = text("content-length").and_then(|length| length.parse().ok());
     let framing = length.map_or(Framing::UntilClose, Framing::Length);
     let head = Head { status, location: text("location"), framing };
-    Ok(Answer { head, body: Body::Http2(Box::new((client, answer.into_body()))) })
+    Ok((head, Box::new(Streamed { client, stream: answer.into_body() })))
 }
 
 fn http2_error(error: &h2::Error) -> String {
@@ -190,7 +212,34 @@ struct Answer {
 enum Body {
     Plain(Exchange<TcpStream>),
     Tls(Box<Exchange<Tls>>),
-    Http2(Box<(Client<Tls>, h2::RecvStream)>),
+    Http2(Box<Streamed<Tls>>),
+    H2c(Box<Streamed<TcpStream>>),
+}
+
+/// The body of an answer by HTTP/2, and what it comes by.
+struct Streamed<S: AsyncRead + AsyncWrite + Unpin> {
+    client: Client<S>,
+    stream: h2::RecvStream,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Streamed<S> {
+    async fn read(&mut self, most: usize) -> Result<Vec<u8>, String> {
+        let Self { client, stream } = self;
+        let mut body = Vec::new();
+        while body.len() < most {
+            let Some(data) = client.drive(poll_fn(|cx| stream.poll_data(cx))).await else { break };
+            let data = data.map_err(|error| http2_error(&error))?;
+            body.extend_from_slice(&data[..data.len().min(most - body.len())]);
+            // Fails only once the stream is over, which the next read tells.
+            drop(stream.flow_control().release_capacity(data.len()));
+        }
+        Ok(body)
+    }
+
+    async fn close(self) {
+        drop(self.stream);
+        self.client.close().await;
+    }
 }
 
 impl Answer {
@@ -208,21 +257,8 @@ impl Answer {
         match &mut self.body {
             Body::Plain(exchange) => exchange.body(framing, most).await.map_err(|broken| broken.of_body()),
             Body::Tls(exchange) => exchange.body(framing, most).await.map_err(|broken| broken.of_body()),
-            Body::Http2(both) => {
-                let (client, stream) = &mut **both;
-                let mut body = Vec::new();
-                while body.len() < most {
-                    let Some(data) = client.drive(std::future::poll_fn(|cx| stream.poll_data(cx))).await
-                    else {
-                        break;
-                    };
-                    let data = data.map_err(|error| http2_error(&error))?;
-                    body.extend_from_slice(&data[..data.len().min(most - body.len())]);
-                    // Fails only once the stream is over, which the next read tells.
-                    drop(stream.flow_control().release_capacity(data.len()));
-                }
-                Ok(body)
-            }
+            Body::Http2(streamed) => streamed.read(most).await,
+            Body::H2c(streamed) => streamed.read(most).await,
         }
     }
 
@@ -244,11 +280,8 @@ impl Answer {
             // The drop closes it as well, and as the kubelet does.
             Body::Plain(_) => {}
             Body::Tls(exchange) => exchange.close().await,
-            Body::Http2(both) => {
-                let (client, stream) = *both;
-                drop(stream);
-                client.close().await;
-            }
+            Body::Http2(streamed) => streamed.close().await,
+            Body::H2c(streamed) => streamed.close().await,
         }
     }
 }

@@ -67,14 +67,24 @@ pub struct HttpGet {
     pub path: String,
     /// Headers in the order of the specification; a name may be there several times.
     pub headers: Vec<(String, String)>,
+    /// HTTP/2 in the clear, without an upgrade (`protocol: HTTP2`, alpha in 1.37); means nothing with TLS.
+    pub h2c: bool,
     /// Whether redirects to other hosts are followed; the kubelet never does.
     pub follow_other_hosts: bool,
+}
+
+impl HttpGet {
+    /// What is asked for.
+    #[must_use]
+    pub fn url(&self) -> String {
+        httpget::url_of(self).to_string()
+    }
 }
 
 /// Plain or TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
-    /// HTTP/1.1 in the clear.
+    /// In the clear.
     Http,
     /// TLS with any certificate; HTTP/2 where the server agrees.
     Https,
@@ -108,7 +118,7 @@ pub async fn run(probe: &Probe) -> Outcome {
     let started = Instant::now();
     let mut attempts = 1;
     loop {
-        let mut outcome = run_once(probe).await;
+        let mut outcome = attempt(probe).await;
         outcome.attempts = attempts;
         outcome.duration = started.elapsed();
         if outcome.verdict != Verdict::Unknown || attempts == MAX_ATTEMPTS {
@@ -118,7 +128,8 @@ pub async fn run(probe: &Probe) -> Outcome {
     }
 }
 
-async fn run_once(probe: &Probe) -> Outcome {
+/// One run, whatever comes of it.
+pub async fn attempt(probe: &Probe) -> Outcome {
     let mut trace = Trace::start(probe.timeout);
     let ended = tokio::time::timeout(probe.timeout, handle(probe, &mut trace)).await;
     let (verdict, output) = match ended {

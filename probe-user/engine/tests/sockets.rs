@@ -35,6 +35,7 @@ fn get(port: u16) -> HttpGet {
         port,
         path: "/".to_owned(),
         headers: Vec::new(),
+        h2c: false,
         follow_other_hosts: false,
     }
 }

@@ -94,7 +94,8 @@ fn http(url: &str, headers: &[String]) -> Result<(Handler, String, &'static str)
     let path = if path.is_empty() { "/" } else { path };
     let headers = headers.iter().map(|header| split_header(header)).collect::<Result<_, _>>()?;
     let name = format!("{word}://{authority}{path}");
-    let get = HttpGet { scheme, host, port, path: path.to_owned(), headers, follow_other_hosts: false };
+    let get =
+        HttpGet { scheme, host, port, path: path.to_owned(), headers, h2c: false, follow_other_hosts: false };
     Ok((Handler::Http(get), name, word))
 }
 

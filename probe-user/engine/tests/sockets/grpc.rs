@@ -229,6 +229,19 @@ fn https_speaks_http2_where_the_server_does() {
 }
 
 #[test]
+fn http2_in_the_clear_is_spoken_where_the_spec_asks_for_it() {
+    let server = Http2Server::new(Habit::Body(200, 3), None);
+    let outcome = probe(Handler::Http(HttpGet { h2c: true, ..get(server.port) }), 5 * SECOND);
+    assert_eq!((outcome.verdict, outcome.output.as_str()), (Verdict::Success, "aaa"), "{outcome:?}");
+    assert_eq!(outcome.protocol, Some("HTTP/2.0"));
+    let request = server.requests.recv().expect("a request");
+    assert_eq!(request.uri().to_string(), format!("http://127.0.0.1:{}/", server.port));
+    let http1 = Server::answering("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let outcome = probe(Handler::Http(HttpGet { h2c: true, ..get(http1.port) }), 5 * SECOND);
+    assert_eq!(outcome.verdict, Verdict::Failure, "{outcome:?}");
+}
+
+#[test]
 fn a_stream_that_stalls_or_is_reset_says_so() {
     let server = Http2Server::new(Habit::Silence, Some(&["h2"]));
     let handler = Handler::Http(HttpGet { scheme: Scheme::Https, ..get(server.port) });
