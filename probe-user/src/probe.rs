@@ -2,6 +2,7 @@
 //! What a probe does is [`probe_engine`]'s matter.
 
 mod show;
+pub mod spec;
 mod target;
 
 pub use target::TargetError;

@@ -8,10 +8,14 @@
 mod case;
 #[path = "cases/invert.rs"]
 mod invert;
+#[path = "cases/probe.rs"]
+mod probe;
 #[path = "cases/prober.rs"]
 mod prober;
 #[path = "cases/readiness.rs"]
 mod readiness;
+#[path = "cases/target.rs"]
+mod target;
 #[path = "cases/termination.rs"]
 mod termination;
 #[path = "cases/worker.rs"]
@@ -24,6 +28,8 @@ use libtest_mimic::{Arguments, Trial};
 
 /// The groups: the letter that its ids begin with, its file, its runner.
 const GROUPS: &[Group] = &[
+    Group { letter: 'A', text: include_str!("../cases/A.yaml"), run: probe::run },
+    Group { letter: 'B', text: include_str!("../cases/B.yaml"), run: probe::run },
     Group { letter: 'C', text: include_str!("../cases/C.yaml"), run: prober::run },
     Group { letter: 'D', text: include_str!("../cases/D.yaml"), run: worker::run },
     Group { letter: 'E', text: include_str!("../cases/E.yaml"), run: readiness::run },
@@ -31,6 +37,9 @@ const GROUPS: &[Group] = &[
 ];
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).is_some_and(|word| word == "--outcome") {
+        return outcome();
+    }
     let cases = match case::load(GROUPS) {
         Ok(cases) => cases,
         Err(error) => {
@@ -50,6 +59,21 @@ fn main() -> ExitCode {
         _ => {
             let trials = cases.into_iter().map(trial).collect();
             libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+        }
+    }
+}
+
+/// Runs what is given on standard input, for a case that has this program run once more.
+fn outcome() -> ExitCode {
+    let given = serde_json::from_reader(std::io::stdin()).map_err(Into::into);
+    match given.and_then(|given| probe::run(&given)) {
+        Ok(outcome) => {
+            print(&outcome.to_string());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            print(&format!("cases: {error:#}"));
+            ExitCode::FAILURE
         }
     }
 }
