@@ -3,7 +3,7 @@
 
 mod probe;
 
-pub use probe::{ProbeArgs, ProbeCommand, ProbeHow, ProbeRunArgs, ProbeTarget};
+pub use probe::{ProbeArgs, ProbeCommand, ProbeHow, ProbePodArgs, ProbeRunArgs, ProbeTarget};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;

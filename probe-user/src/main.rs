@@ -76,12 +76,21 @@ fn doctor(args: &CheckArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn probes(args: &ProbeArgs) -> anyhow::Result<ExitCode> {
-    let ProbeCommand::Run(args) = &args.command;
-    let target = probe::target(args)?;
     let mut out = io::stdout();
-    let color =
-        !args.how.no_color && out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let succeeded = runtime()?.block_on(probe::run(args, &target, color, &mut out)).context("stdout")?;
+    let may_color = out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let succeeded = match &args.command {
+        ProbeCommand::Run(args) => {
+            let target = probe::target(args)?;
+            let color = may_color && !args.how.no_color;
+            runtime()?.block_on(probe::run(args, &target, color, &mut out)).context("stdout")?
+        }
+        ProbeCommand::Pod(args) => {
+            let color = may_color && !args.no_color;
+            let (text, succeeded) = runtime()?.block_on(probe::pod::run(args, color))?;
+            out.write_all(text.as_bytes()).context("stdout")?;
+            succeeded
+        }
+    };
     Ok(if succeeded { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 

@@ -114,3 +114,108 @@ fn an_interrupt_ends_the_row_with_its_summary() {
     let text = String::from_utf8(text).expect("text");
     assert!(text.lines().last().expect("a summary").contains(" succeeded; shortest "), "{text}");
 }
+
+/// Runs `probe pod` with this on standard input.
+fn pod(args: &[&str], text: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_drainscope"))
+        .args(["probe", "pod", "-f", "-"])
+        .args(args)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    child.stdin.take().expect("piped").write_all(text.as_bytes()).expect("it reads");
+    child.wait_with_output().expect("it ends")
+}
+
+#[test]
+fn a_pods_own_probes_are_run_by_its_specification() {
+    let ok = server("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let port = ok.rsplit(':').next().expect("a port").to_owned();
+    let text = format!(
+        "kind: Pod\nmetadata: {{name: api, namespace: shop}}\nspec:\n  containers:\n  - name: app\n\
+         \x20   ports: [{{name: web, containerPort: {port}}}]\n    livenessProbe: {{exec: {{command: [\"true\"]}}}}\n\
+         \x20   readinessProbe: {{httpGet: {{port: web, path: /healthz}}}}\n    startupProbe: {{tcpSocket: {{port: none}}}}\n\
+         status: {{podIP: 127.0.0.1}}\n"
+    );
+    let output = pod(&[], &text);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let shown = stdout(&output);
+    assert!(shown.starts_with("1 of 1 succeeded  shop/api  127.0.0.1\n"), "{shown}");
+    assert!(shown.contains(&format!("app Readiness: SUCCESS  http://127.0.0.1:{port}/healthz  ")), "{shown}");
+    assert!(shown.contains("app Liveness: SKIPPED  exec probes are not run"), "{shown}");
+    assert!(shown.contains("app Startup: SKIPPED  the kubelet would discard it: strconv.Atoi"), "{shown}");
+    let output = pod(&["-o", "json", "--host", "127.0.0.2"], &text.replace("podIP: 127.0.0.1", ""));
+    let objects: Vec<Value> =
+        stdout(&output).lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+    assert_eq!(output.status.code(), Some(1), "nobody listens on that address: {output:?}");
+    assert_eq!(objects.len(), 3);
+    assert_eq!(objects[2]["probe_type"], "Readiness");
+    assert_eq!((&objects[2]["result"], &objects[2]["pod"]), (&"failure".into(), &"shop/api".into()));
+}
+
+#[test]
+fn what_is_no_pod_or_has_nothing_to_run_is_said() {
+    for (args, text, expected) in [
+        (
+            &[][..],
+            "kind: Pod\nmetadata: {name: api}\nstatus: {podIP: 127.0.0.1}\n",
+            "pod api has no probe that can be run",
+        ),
+        (&[], "kind: Pod\nmetadata: {name: api}\n", "pod api has no address: --host gives one"),
+        (&[], "kind: Service\nmetadata: {name: api}\n", "no pod: it is a Service"),
+        (&[], "spec: [", "no pod: "),
+        (
+            &[],
+            "metadata: {name: api}\nspec: {containers: [{name: a, livenessProbe: {tcpSocket: {port: 1}, successThreshold: 2}}]}\n\
+             status: {podIP: 127.0.0.1}\n",
+            "pod api has no probe that can be run",
+        ),
+    ] {
+        let output = pod(args, text);
+        assert_eq!(output.status.code(), Some(2), "{text}: {output:?}");
+        let said = String::from_utf8(output.stderr.clone()).expect("text");
+        assert!(said.contains(expected), "{text}: {said}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_pod_is_read_from_the_api() {
+    let ok = server("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let port = ok.rsplit(':').next().expect("a port");
+    let pod = format!(
+        r#"{{"metadata":{{"name":"api","namespace":"shop"}},"spec":{{"containers":[{{"name":"app",
+        "livenessProbe":{{"tcpSocket":{{"port":{port}}}}}}}]}},"status":{{"podIP":"127.0.0.1"}}}}"#
+    );
+    let head =
+        format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", pod.len());
+    // A test's few bytes, kept to its end.
+    let api = server(String::leak(head + &pod));
+    let kubeconfig = std::env::temp_dir().join(format!("drainscope-probe-pod-{}", std::process::id()));
+    let config = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{{name: c, cluster: {{server: 'http://{api}'}}}}]\n\
+         users: [{{name: c, user: {{}}}}]\ncontexts: [{{name: c, context: {{cluster: c, user: c}}}}]\n"
+    );
+    std::fs::write(&kubeconfig, config).expect("temporary file");
+    let run = |args: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_drainscope"))
+            .args(["probe", "pod", "--kubeconfig"])
+            .arg(&kubeconfig)
+            .args(args)
+            .output()
+            .expect("it runs")
+    };
+    let output = run(&["pod/api", "-n", "shop"]);
+    let no_name = run(&["../secrets/x"]);
+    let nothing = run(&[]);
+    std::fs::remove_file(&kubeconfig).expect("temporary file");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let expected =
+        format!("1 of 1 succeeded  shop/api  127.0.0.1\napp Liveness: SUCCESS  127.0.0.1:{port}  ");
+    assert!(stdout(&output).starts_with(&expected), "{output:?}");
+    for refused in [no_name, nothing] {
+        assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    }
+}

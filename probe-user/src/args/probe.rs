@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 use jiff::SignedDuration;
+use std::path::PathBuf;
 
 use super::Output;
 
@@ -19,6 +20,59 @@ pub enum ProbeCommand {
     /// Run one probe as the kubelet would, from here, and show where the time went
     #[command(after_help = RUN_EXAMPLES)]
     Run(ProbeRunArgs),
+    /// Run a pod's own probes once, each as its specification says
+    #[command(after_help = POD_EXAMPLES)]
+    Pod(ProbePodArgs),
+}
+
+const POD_EXAMPLES: &str = "\
+Examples:
+  # On the pod's node, or wherever its address can be reached
+  drainscope probe pod api-7d4b9 -n shop
+
+  # Probes that are not in the cluster yet, against something that runs here
+  drainscope probe pod -f pod.yaml --host 127.0.0.1
+
+Probes that run a command (exec) are named and left out: they take the container runtime.
+Exit status: 0 all succeeded, 1 one did not, 2 no such pod, no address, nothing to run.";
+
+/// Flags of `probe pod`.
+#[derive(Clone, Debug, Args)]
+pub struct ProbePodArgs {
+    /// NAME or pod/NAME
+    #[arg(required_unless_present = "file", conflicts_with = "file")]
+    pub name: Option<String>,
+    /// A pod in YAML or JSON instead; `-` is standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Namespace; without it that of the kubeconfig's context
+    #[arg(short, long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Kubeconfig file; without it ~/.kube/config, or the service account of the pod that this runs in
+    #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Address in place of the pod's
+    #[arg(long, value_name = "ADDRESS")]
+    pub host: Option<String>,
+    /// Version of the kubelet whose name the probes carry (User-Agent `kube-probe/VERSION`)
+    #[arg(long, value_name = "MAJOR.MINOR", default_value = "1.36")]
+    pub kubelet_version: String,
+    /// Form of the result on stdout; JSON is one object a line, one a probe
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub output: Output,
+    /// No colours; without it terminals get some (unless NO_COLOR is set)
+    #[arg(long)]
+    pub no_color: bool,
+}
+
+impl ProbePodArgs {
+    /// The kubeconfig that was named, or the user's if there is one.
+    #[must_use]
+    pub fn kubeconfig_path(&self) -> Option<PathBuf> {
+        let of_user =
+            || std::env::home_dir().map(|home| home.join(".kube/config")).filter(|path| path.exists());
+        self.kubeconfig.clone().or_else(of_user)
+    }
 }
 
 const RUN_EXAMPLES: &str = "\

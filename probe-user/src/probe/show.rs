@@ -2,6 +2,7 @@
 
 use super::succeeded;
 use super::target::Target;
+use probe_core::probes::ProbeType;
 use probe_engine::{Outcome, Phase, Verdict};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -56,15 +57,60 @@ pub(super) fn line(number: u64, target: &Target, outcome: &Outcome, color: bool)
     text + "\n"
 }
 
+/// One result of a pod's probes.
+pub(super) fn pod_details(
+    container: &str,
+    kind: ProbeType,
+    target: &Target,
+    outcome: &Outcome,
+    color: bool,
+) -> String {
+    let result = details(target, outcome, color);
+    let indented: String = result.lines().skip(1).map(|line| format!("  {line}\n")).collect();
+    format!("{container} {kind}: {}\n{indented}", result.lines().next().unwrap_or_default())
+}
+
+/// A probe of a pod that was not run.
+pub(super) fn pod_skipped(container: &str, kind: ProbeType, why: &str) -> String {
+    format!("{container} {kind}: SKIPPED  {}\n", on_one_line(why))
+}
+
+/// One result of a pod's probes for programs.
+pub(super) fn pod_json(
+    pod: &str,
+    container: &str,
+    kind: ProbeType,
+    target: &Target,
+    outcome: &Outcome,
+) -> String {
+    let mut value = object(target, outcome);
+    value["pod"] = json!(pod);
+    value["container"] = json!(container);
+    value["probe_type"] = json!(kind.to_string());
+    format!("{value}\n")
+}
+
+/// The same of a probe that was not run.
+pub(super) fn pod_skipped_json(pod: &str, container: &str, kind: ProbeType, why: &str) -> String {
+    let kind = kind.to_string();
+    let value =
+        json!({"pod": pod, "container": container, "probe_type": kind, "result": null, "skipped": why});
+    format!("{value}\n")
+}
+
 /// One result for programs, on one line.
 pub(super) fn json(target: &Target, outcome: &Outcome) -> String {
+    format!("{}\n", object(target, outcome))
+}
+
+fn object(target: &Target, outcome: &Outcome) -> Value {
     let phases: Map<String, Value> = Phase::ALL
         .into_iter()
         .filter_map(|phase| {
             Some((format!("{}_seconds", phase.word()), json!(outcome.phases.get(phase)?.as_secs_f64())))
         })
         .collect();
-    let value = json!({
+    json!({
         "handler": target.handler,
         "target": target.name,
         "result": outcome.verdict.word(),
@@ -78,8 +124,7 @@ pub(super) fn json(target: &Target, outcome: &Outcome) -> String {
         "status": outcome.status,
         "protocol": outcome.protocol,
         "redirects": outcome.redirects,
-    });
-    format!("{value}\n")
+    })
 }
 
 /// What several results have in common.

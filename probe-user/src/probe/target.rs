@@ -43,6 +43,17 @@ pub struct Target {
 }
 
 impl Target {
+    /// A probe that was not typed.
+    pub(super) fn of(probe: Probe) -> Self {
+        let (name, handler) = match &probe.handler {
+            Handler::Http(get) if get.scheme == Scheme::Https => (get.url(), "https"),
+            Handler::Http(get) => (get.url(), "http"),
+            Handler::Tcp(tcp) => (shown(&tcp.host, tcp.port, ""), "tcp"),
+            Handler::Grpc(grpc) => (shown(&grpc.host, i32::from(grpc.port), &grpc.service), "grpc"),
+        };
+        Self { probe, name, handler, interval: Duration::from_secs(1) }
+    }
+
     pub(super) fn new(args: &ProbeRunArgs) -> Result<Self, TargetError> {
         let (handler, name, word) = match &args.target {
             ProbeTarget::Http { url, headers } => http(url, headers)?,
@@ -56,16 +67,26 @@ impl Target {
                 (Handler::Grpc(Grpc { host, port, service: service.clone(), tls: *tls }), name, "grpc")
             }
         };
-        let version = &args.how.kubelet_version;
-        let numbers: Vec<&str> = version.split('.').collect();
-        if numbers.len() != 2
-            || !numbers.iter().all(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
-        {
-            return Err(TargetError::Version(version.clone()));
-        }
-        let user_agent = format!("kube-probe/{version}");
+        let user_agent = user_agent(&args.how.kubelet_version)?;
         let probe = Probe { handler, timeout: bounded(args.how.timeout, "timeout")?, user_agent };
         Ok(Self { probe, name, handler: word, interval: bounded(args.how.interval, "interval")? })
+    }
+}
+
+/// What the kubelet of this version calls itself.
+pub(super) fn user_agent(version: &str) -> Result<String, TargetError> {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    match version.split_once('.') {
+        Some((major, minor)) if is_number(major) && is_number(minor) => Ok(format!("kube-probe/{version}")),
+        _ => Err(TargetError::Version(version.to_owned())),
+    }
+}
+
+fn shown(host: &str, port: i32, service: &str) -> String {
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    match service {
+        "" => format!("{host}:{port}"),
+        service => format!("{host}:{port}/{service}"),
     }
 }
 
@@ -131,7 +152,7 @@ mod tests {
         let parsed =
             Args::try_parse_from([&["drainscope", "probe", "run"][..], line].concat()).expect("parses");
         let Command::Probe(probe) = parsed.command else { panic!("not a probe") };
-        let ProbeCommand::Run(run) = probe.command;
+        let ProbeCommand::Run(run) = probe.command else { panic!("not a single one") };
         Target::new(&run)
     }
 
