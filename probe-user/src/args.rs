@@ -1,6 +1,10 @@
 //! The command line: what the user typed, nothing more. Every flag has an environment mirror `DRAINSCOPE_…` and its
 //! default in `--help`. What it means, and whether it fits together, is [`crate::config`]'s to say.
 
+mod probe;
+
+pub use probe::{ProbeArgs, ProbeCommand, ProbeHow, ProbePodArgs, ProbeRunArgs, ProbeTarget};
+
 use clap::{Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 use probe_ebpf::wire::RING_BYTES;
@@ -33,6 +37,8 @@ pub enum Command {
     /// Say what works on this node, what does not and how to mend it; needs no cluster
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
+    /// Probes as the kubelet makes them, with their phases; needs no cluster
+    Probe(ProbeArgs),
     /// Keep the event log of a running agent in a file, to be replayed elsewhere
     #[command(after_help = RECORD_EXAMPLES)]
     Record(RecordArgs),

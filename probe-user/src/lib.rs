@@ -17,4 +17,5 @@ pub mod http;
 pub mod journal;
 pub mod kernel;
 pub mod kube;
+pub mod probe;
 pub mod run;

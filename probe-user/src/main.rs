@@ -4,12 +4,13 @@
 use anyhow::Context as _;
 use clap::Parser as _;
 use drainscope::args::{
-    AgentArgs, Args, CheckArgs, CleanupArgs, Command, LogArgs, LogFormat, LogLevel, RecordArgs, ReplayArgs,
+    AgentArgs, Args, CheckArgs, CleanupArgs, Command, LogArgs, LogFormat, LogLevel, ProbeArgs, ProbeCommand,
+    RecordArgs, ReplayArgs,
 };
 use drainscope::config::Config;
 use drainscope::eventlog::{End, client, replay, report};
 use drainscope::run::KernelSide;
-use drainscope::{check, cleanup, run};
+use drainscope::{check, cleanup, probe, run};
 use std::fs::File;
 use std::io::{self, BufReader, IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Agent(args) => agent(&args),
         Command::Check(args) => doctor(&args),
+        Command::Probe(args) => probes(&args),
         Command::Record(args) => record(&args),
         Command::Replay(args) => play(&args),
         Command::Cleanup(args) => clean_up(&args),
@@ -71,6 +73,25 @@ fn doctor(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let report = runtime()?.block_on(check::check(args));
     io::stdout().write_all(report.text(args.output).as_bytes()).context("stdout")?;
     Ok(ExitCode::from(report.exit_code()))
+}
+
+fn probes(args: &ProbeArgs) -> anyhow::Result<ExitCode> {
+    let mut out = io::stdout();
+    let may_color = out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let succeeded = match &args.command {
+        ProbeCommand::Run(args) => {
+            let target = probe::target(args)?;
+            let color = may_color && !args.how.no_color;
+            runtime()?.block_on(probe::run(args, &target, color, &mut out)).context("stdout")?
+        }
+        ProbeCommand::Pod(args) => {
+            let color = may_color && !args.no_color;
+            let (text, succeeded) = runtime()?.block_on(probe::pod::run(args, color))?;
+            out.write_all(text.as_bytes()).context("stdout")?;
+            succeeded
+        }
+    };
+    Ok(if succeeded { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 fn record(args: &RecordArgs) -> anyhow::Result<ExitCode> {

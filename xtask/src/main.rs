@@ -9,6 +9,7 @@
     reason = "talking to a person at a terminal is xtask's job"
 )]
 
+mod cases;
 mod check;
 mod cluster;
 mod deploy;
@@ -27,6 +28,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cases::Ask;
 use crate::cluster::ClusterArgs;
 use crate::setup::{Consent, Setup};
 
@@ -58,6 +60,11 @@ enum Command {
         #[arg(last = true)]
         harness_args: Vec<OsString>,
     },
+    /// The conformance cases: what Kubernetes does against what this code does
+    #[command(after_help = "Examples:\n  cargo xtask cases\n  cargo xtask cases D12\n  \
+                            cargo xtask cases --list    the ids that run, one a line\n  \
+                            cargo xtask cases --invert  spoil each expected value in turn: each must make its case fail")]
+    Cases(CasesArgs),
     /// Set up, then run the demo: a rolling update under load, in three parts
     #[command(after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --delay 8\n  \
                             cargo xtask demo --report demo.json\n  cargo xtask demo -- --help   the demo's own flags")]
@@ -91,6 +98,20 @@ enum Command {
     /// Everything long: all tests, the demo in all its forms, the matrix, the benchmark, a real Kubernetes; reports go into reports/
     #[command(after_help = "Examples:\n  cargo xtask full --yes\n  cargo xtask full demo-blind bench")]
     Full(FullArgs),
+}
+
+#[derive(Args)]
+struct CasesArgs {
+    #[command(flatten)]
+    consent: ConsentArgs,
+    /// Print the ids that run, one a line
+    #[arg(long)]
+    list: bool,
+    /// Spoil each expected value in turn and require that its case then fails
+    #[arg(long, conflicts_with = "list")]
+    invert: bool,
+    /// Only cases whose id or name has this in it
+    filter: Option<OsString>,
 }
 
 #[derive(Args)]
@@ -178,6 +199,14 @@ fn run(command: Command) -> anyhow::Result<bool> {
             None => args.consent.setup().everything(args.checks, args.servers),
         },
         Command::Test { consent, harness_args } => suites::run(&consent.setup(), &harness_args),
+        Command::Cases(args) => {
+            let ask = match (args.list, args.invert) {
+                (true, _) => Ask::List,
+                (false, true) => Ask::Invert,
+                (false, false) => Ask::Run,
+            };
+            cases::run(&args.consent.setup(), ask, args.filter.as_deref())
+        }
         Command::Demo(args) => launch::exec(&args.consent.setup(), "demo", &args.args),
         Command::Bench(args) => launch::exec(&args.consent.setup(), "bench", &args.args),
         Command::Accuracy(args) => launch::exec(&args.consent.setup(), "accuracy", &args.args),

@@ -1,0 +1,79 @@
+//! Group E: containers that have started and are ready, and the pod's conditions. Not here: the probe manager itself (E01, E02).
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use probe_core::probes::worker::{Next, Worker, WorkerConfig};
+use probe_core::probes::{ProbeResult, ProbeType};
+use probe_core::rules::facts::{ContainerState, ContainerStatus, Phase, PodStatus, Restarts};
+use probe_core::rules::object::Pod;
+use probe_core::rules::readiness::{ProbedContainer, containers_ready, ready};
+use probe_core::wallclock::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+enum Given {
+    /// By name.
+    Containers(BTreeMap<String, ProbedContainer>),
+    /// As the API has them, without the two conditions that are asked for.
+    Pods(Vec<Pod>),
+    /// What a readiness probe brings, one after the other.
+    Flips(Vec<ProbeResult>),
+}
+
+/// What comes of a case of this group.
+pub(crate) fn run(given: &Value) -> Result<Value> {
+    Ok(match Given::deserialize(given)? {
+        Given::Containers(containers) => {
+            let derived = containers.into_iter().map(|(name, container)| {
+                let derived = container.readiness();
+                let derived =
+                    json!({"started": derived.started, "ready": derived.ready, "triggers": derived.triggers});
+                (name, derived)
+            });
+            Value::Object(derived.collect())
+        }
+        Given::Pods(pods) => {
+            let conditions = pods.iter().map(|pod| {
+                let conditions = [containers_ready(pod), ready(pod)];
+                let of = |c: &probe_core::rules::object::Condition| {
+                    json!({"status": c.status, "reason": c.reason, "message": c.message})
+                };
+                json!({"ContainersReady": of(&conditions[0]), "Ready": of(&conditions[1])})
+            });
+            conditions.collect()
+        }
+        Given::Flips(results) => json!(told(&results)),
+    })
+}
+
+/// What the status of the container is told of its readiness.
+fn told(results: &[ProbeResult]) -> Vec<bool> {
+    let mut worker = Worker::new(WorkerConfig {
+        kind: ProbeType::Readiness,
+        container: "c".to_owned(),
+        is_sidecar: false,
+        restarts: Restarts::default(),
+        initial_delay_seconds: 0,
+        success_threshold: 1,
+        failure_threshold: 1,
+        deleted: false,
+        manager_started: Timestamp(0),
+    });
+    let status = ContainerStatus {
+        name: "c".to_owned(),
+        id: "c1".to_owned(),
+        state: ContainerState::Running { since: Timestamp(0) },
+        started: Some(true),
+        ready: false,
+    };
+    let pod = PodStatus { phase: Phase::Running, containers: vec![status], init_containers: Vec::new() };
+    for result in results {
+        if worker.look(Some(&pod), Timestamp(1_000_000_000)) == Next::Probe {
+            worker.take(Some(*result));
+        }
+    }
+    worker.poll_updates().iter().map(|update| update.result == ProbeResult::Success).collect()
+}
