@@ -1,6 +1,9 @@
 //! The command line: what the user typed, nothing more. Every flag has an environment mirror `DRAINSCOPE_…` and its
 //! default in `--help`. What it means, and whether it fits together, is [`crate::config`]'s to say.
 
+pub mod advise;
+
+use advise::AdviseArgs;
 use clap::{Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 use probe_ebpf::wire::RING_BYTES;
@@ -33,6 +36,8 @@ pub enum Command {
     /// Say what works on this node, what does not and how to mend it; needs no cluster
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
+    /// Say what to change in a workload
+    Advise(AdviseArgs),
     /// Keep the event log of a running agent in a file, to be replayed elsewhere
     #[command(after_help = RECORD_EXAMPLES)]
     Record(RecordArgs),
