@@ -58,7 +58,8 @@ pub async fn probes(args: &AdviseProbesArgs, colours: bool) -> Result<Advice, So
     for source in source::read_all(args).await? {
         let Source { name, manifest } = source;
         if !manifest.passed_over.is_empty() {
-            remarks.push(format!("{name}: passed over {}", manifest::some_of(&manifest.passed_over)));
+            let passed_over = manifest::some_of(&manifest.passed_over);
+            remarks.push(table::printable(&format!("{name}: passed over {passed_over}")));
         }
         checked.extend(manifest.workloads.into_iter().map(|workload| check(args, name.clone(), workload)));
     }

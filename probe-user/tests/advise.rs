@@ -179,6 +179,7 @@ fn bad_input_has_one_clear_line_and_status_2() {
     let absurd =
         TempFile::new("absurd", FINE.replace("{port: 80}", "{port: 80}, periodSeconds: 99999999999"));
     let garbage = TempFile::new("garbage", "kind: Pod\n\tspec: [}{");
+    let steering = TempFile::new("steering", "kind: \"\\e[2Jx\"\n");
     let binary = TempFile::new("binary", [0xff, 0xfe, 0x00]);
     for (target, wanted) in [
         ("no-such-file.yaml", "no-such-file.yaml: no such file, and no workload: kind/name"),
@@ -190,6 +191,7 @@ fn bad_input_has_one_clear_line_and_status_2() {
             "Pod fine: spec.containers[0].readinessProbe.periodSeconds: invalid value: integer `99999999999`, expected i32",
         ),
         (garbage.path(), "neither YAML nor JSON"),
+        (steering.path(), "it has \\u{1b}[2Jx (no name)"),
         (binary.path(), "no text in UTF-8"),
         ("deploy/api", "no kubeconfig can be used, and not in a cluster"),
     ] {

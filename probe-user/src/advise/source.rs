@@ -2,6 +2,7 @@
 //! API, one GET each.
 
 use super::manifest::{self, Manifest, ManifestError};
+use super::table::printable;
 use crate::args::advise::AdviseProbesArgs;
 use crate::kube::names::is_subdomain;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
@@ -122,7 +123,7 @@ pub(super) async fn read_all(args: &AdviseProbesArgs) -> Result<Vec<Source>, Sou
         };
         let manifest = manifest::read(&text).map_err(|error: ManifestError| SourceError::Manifest {
             name: name.clone(),
-            text: error.to_string(),
+            text: printable(&error.to_string()),
         })?;
         sources.push(Source { name, manifest });
     }

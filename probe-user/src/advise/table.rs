@@ -115,7 +115,7 @@ fn span(bounds: Bounds) -> String {
 }
 
 /// Names come from files: what would steer a terminal is shown, not sent.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for letter in text.chars() {
         if letter.is_control() { shown.extend(letter.escape_default()) } else { shown.push(letter) }
