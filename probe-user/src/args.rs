@@ -1,10 +1,12 @@
 //! The command line: what the user typed, nothing more. Every flag has an environment mirror `DRAINSCOPE_…` and its
 //! default in `--help`. What it means, and whether it fits together, is [`crate::config`]'s to say.
 
+pub mod advise;
 mod probe;
 
 pub use probe::{ProbeArgs, ProbeCommand, ProbeHow, ProbePodArgs, ProbeRunArgs, ProbeTarget};
 
+use advise::AdviseArgs;
 use clap::{Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 use probe_ebpf::wire::RING_BYTES;
@@ -39,6 +41,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Probes as the kubelet makes them, with their phases; needs no cluster
     Probe(ProbeArgs),
+    /// Say what to change in a workload
+    Advise(AdviseArgs),
     /// Keep the event log of a running agent in a file, to be replayed elsewhere
     #[command(after_help = RECORD_EXAMPLES)]
     Record(RecordArgs),

@@ -3,6 +3,7 @@
 //!
 //! The binary is a thin shell around this library, so that tests run the same code.
 
+pub mod advise;
 pub mod args;
 pub mod check;
 pub mod cleanup;

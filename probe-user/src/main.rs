@@ -3,6 +3,7 @@
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use drainscope::args::advise::{AdviseArgs, AdviseCommand};
 use drainscope::args::{
     AgentArgs, Args, CheckArgs, CleanupArgs, Command, LogArgs, LogFormat, LogLevel, ProbeArgs, ProbeCommand,
     RecordArgs, ReplayArgs,
@@ -10,7 +11,7 @@ use drainscope::args::{
 use drainscope::config::Config;
 use drainscope::eventlog::{End, client, replay, report};
 use drainscope::run::KernelSide;
-use drainscope::{check, cleanup, probe, run};
+use drainscope::{advise, check, cleanup, probe, run};
 use std::fs::File;
 use std::io::{self, BufReader, IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     give_memory_back();
     let result = match Args::parse().command {
         Command::Agent(args) => agent(&args),
+        Command::Advise(args) => advice(&args),
         Command::Check(args) => doctor(&args),
         Command::Probe(args) => probes(&args),
         Command::Record(args) => record(&args),
@@ -92,6 +94,17 @@ fn probes(args: &ProbeArgs) -> anyhow::Result<ExitCode> {
         }
     };
     Ok(if succeeded { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn advice(args: &AdviseArgs) -> anyhow::Result<ExitCode> {
+    let AdviseCommand::Probes(args) = &args.command;
+    let wants_none = args.no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let advice = runtime()?.block_on(advise::probes(args, io::stdout().is_terminal() && !wants_none))?;
+    for remark in &advice.remarks {
+        drop(writeln!(io::stderr(), "drainscope: {remark}"));
+    }
+    io::stdout().write_all(advice.text.as_bytes()).context("stdout")?;
+    Ok(ExitCode::from(u8::from(args.exit_code && advice.has_findings)))
 }
 
 fn record(args: &RecordArgs) -> anyhow::Result<ExitCode> {

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod advice;
+pub mod advise;
 pub mod catalogue;
 pub mod command;
 mod conclude;
