@@ -4,12 +4,14 @@
 use anyhow::Context as _;
 use clap::Parser as _;
 use drainscope::args::{
-    AgentArgs, Args, CheckArgs, CleanupArgs, Command, LogArgs, LogFormat, LogLevel, RecordArgs, ReplayArgs,
+    AgentArgs, Args, CheckArgs, CleanupArgs, Command, Explain, ExplainArgs, LogArgs, LogFormat, LogLevel,
+    RecordArgs, ReplayArgs,
 };
 use drainscope::config::Config;
 use drainscope::eventlog::{End, client, replay, report};
 use drainscope::run::KernelSide;
-use drainscope::{check, cleanup, run};
+use drainscope::{check, cleanup, clock, explain, run};
+use probe_core::wallclock::Timestamp;
 use std::fs::File;
 use std::io::{self, BufReader, IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Agent(args) => agent(&args),
         Command::Check(args) => doctor(&args),
+        Command::Explain(args) => explain_object(&args),
         Command::Record(args) => record(&args),
         Command::Replay(args) => play(&args),
         Command::Cleanup(args) => clean_up(&args),
@@ -71,6 +74,13 @@ fn doctor(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let report = runtime()?.block_on(check::check(args));
     io::stdout().write_all(report.text(args.output).as_bytes()).context("stdout")?;
     Ok(ExitCode::from(report.exit_code()))
+}
+
+fn explain_object(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+    let Explain::Pod(args) = &args.what;
+    let said = runtime()?.block_on(explain::pod(args, Timestamp(clock::unix_now_ns())))?;
+    io::stdout().write_all(said.as_bytes()).context("stdout")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn record(args: &RecordArgs) -> anyhow::Result<ExitCode> {

@@ -1,6 +1,6 @@
 //! One pod in the EndpointSlices of one Service: whether it is there, with which conditions, addresses and ports.
 
-use super::object::{Node, Pod, Service, ServicePort};
+use super::object::{Metadata, Node, Pod, Service, ServicePort};
 use crate::probes::spec::{Port, nullable};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -129,6 +129,18 @@ pub struct EndpointPort {
     /// What it speaks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub app_protocol: Option<String>,
+}
+
+/// An EndpointSlice.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct EndpointSlice {
+    /// Metadata.
+    #[serde(deserialize_with = "nullable")]
+    pub metadata: Metadata,
+    /// Endpoints.
+    #[serde(deserialize_with = "nullable")]
+    pub endpoints: Vec<Endpoint>,
 }
 
 /// An address family; a slice has one.
