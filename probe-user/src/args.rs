@@ -2,8 +2,10 @@
 //! default in `--help`. What it means, and whether it fits together, is [`crate::config`]'s to say.
 
 pub mod advise;
+mod explain;
 mod probe;
 
+pub use self::explain::{Explain, ExplainArgs, ExplainPodArgs};
 pub use probe::{ProbeArgs, ProbeCommand, ProbeHow, ProbePodArgs, ProbeRunArgs, ProbeTarget};
 
 use advise::AdviseArgs;
@@ -43,6 +45,8 @@ pub enum Command {
     Probe(ProbeArgs),
     /// Say what to change in a workload
     Advise(AdviseArgs),
+    /// Say why a pod is not Ready or gets no traffic, by Kubernetes' rules
+    Explain(ExplainArgs),
     /// Keep the event log of a running agent in a file, to be replayed elsewhere
     #[command(after_help = RECORD_EXAMPLES)]
     Record(RecordArgs),

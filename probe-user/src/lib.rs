@@ -12,6 +12,7 @@ pub mod config;
 pub mod decode;
 pub mod driver;
 pub mod eventlog;
+pub mod explain;
 pub mod exposition;
 pub mod host;
 pub mod http;

@@ -5,13 +5,14 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use drainscope::args::advise::{AdviseArgs, AdviseCommand};
 use drainscope::args::{
-    AgentArgs, Args, CheckArgs, CleanupArgs, Command, LogArgs, LogFormat, LogLevel, ProbeArgs, ProbeCommand,
-    RecordArgs, ReplayArgs,
+    AgentArgs, Args, CheckArgs, CleanupArgs, Command, Explain, ExplainArgs, LogArgs, LogFormat, LogLevel,
+    ProbeArgs, ProbeCommand, RecordArgs, ReplayArgs,
 };
 use drainscope::config::Config;
 use drainscope::eventlog::{End, client, replay, report};
 use drainscope::run::KernelSide;
-use drainscope::{advise, check, cleanup, probe, run};
+use drainscope::{advise, check, cleanup, clock, explain, probe, run};
+use probe_core::wallclock::Timestamp;
 use std::fs::File;
 use std::io::{self, BufReader, IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Command::Advise(args) => advice(&args),
         Command::Check(args) => doctor(&args),
         Command::Probe(args) => probes(&args),
+        Command::Explain(args) => explain_object(&args),
         Command::Record(args) => record(&args),
         Command::Replay(args) => play(&args),
         Command::Cleanup(args) => clean_up(&args),
@@ -105,6 +107,13 @@ fn advice(args: &AdviseArgs) -> anyhow::Result<ExitCode> {
     }
     io::stdout().write_all(advice.text.as_bytes()).context("stdout")?;
     Ok(ExitCode::from(u8::from(args.exit_code && advice.has_findings)))
+}
+
+fn explain_object(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+    let Explain::Pod(args) = &args.what;
+    let said = runtime()?.block_on(explain::pod(args, Timestamp(clock::unix_now_ns())))?;
+    io::stdout().write_all(said.as_bytes()).context("stdout")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn record(args: &RecordArgs) -> anyhow::Result<ExitCode> {

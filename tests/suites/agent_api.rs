@@ -11,6 +11,8 @@ mod agent;
 mod credentials;
 #[path = "agent_api/events.rs"]
 mod events;
+#[path = "agent_api/explain.rs"]
+mod explain;
 #[path = "agent_api/faults.rs"]
 mod faults;
 #[path = "agent_api/garbage.rs"]

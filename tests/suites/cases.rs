@@ -6,18 +6,24 @@
 
 #[path = "cases/case.rs"]
 mod case;
+#[path = "cases/endpoints.rs"]
+mod endpoints;
 #[path = "cases/invert.rs"]
 mod invert;
 #[path = "cases/probe.rs"]
 mod probe;
 #[path = "cases/prober.rs"]
 mod prober;
+#[path = "cases/proxy.rs"]
+mod proxy;
 #[path = "cases/readiness.rs"]
 mod readiness;
 #[path = "cases/target.rs"]
 mod target;
 #[path = "cases/termination.rs"]
 mod termination;
+#[path = "cases/trigger.rs"]
+mod trigger;
 #[path = "cases/worker.rs"]
 mod worker;
 
@@ -34,6 +40,9 @@ const GROUPS: &[Group] = &[
     Group { letter: 'D', text: include_str!("../cases/D.yaml"), run: worker::run },
     Group { letter: 'E', text: include_str!("../cases/E.yaml"), run: readiness::run },
     Group { letter: 'F', text: include_str!("../cases/F.yaml"), run: termination::run },
+    Group { letter: 'G', text: include_str!("../cases/G.yaml"), run: endpoints::run },
+    Group { letter: 'H', text: include_str!("../cases/H.yaml"), run: trigger::run },
+    Group { letter: 'I', text: include_str!("../cases/I.yaml"), run: proxy::run },
 ];
 
 fn main() -> ExitCode {

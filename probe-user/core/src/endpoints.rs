@@ -3,6 +3,8 @@
 
 use crate::event::{Key, Service, Slice};
 use crate::ports::{Hint, best_hints};
+use crate::rules::endpoint::Conditions;
+use crate::rules::proxy::{Use, in_use};
 use crate::time::Mono;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -247,10 +249,15 @@ impl Endpoints {
         if flags.headless || !status.present {
             return false;
         }
+        let Status { ready, serving, terminating, .. } = status;
+        let all = self.slices_of(service).flat_map(|slice| &slice.endpoints).map(|endpoint| Conditions {
+            ready: endpoint.ready,
+            serving: endpoint.serving,
+            terminating: endpoint.terminating,
+        });
         flags.publish_not_ready
-            || (status.serving
-                && status.terminating
-                && !self.slices_of(service).flat_map(|slice| &slice.endpoints).any(|endpoint| endpoint.ready))
+            || (Conditions { ready, serving, terminating }.usable() == Use::Fallback
+                && in_use(all) == Use::Fallback)
     }
 }
 

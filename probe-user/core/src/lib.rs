@@ -12,6 +12,7 @@ mod conclude;
 mod endpoints;
 mod episode;
 pub mod event;
+pub mod explain;
 pub mod finding;
 mod history;
 mod ledger;

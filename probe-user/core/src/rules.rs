@@ -5,8 +5,12 @@
 //! command line need such a rule, they need this one. The rules are those of Kubernetes 1.36; each is held by the conformance cases.
 
 pub mod deletion;
+pub mod endpoint;
 pub mod facts;
 pub mod grace;
 pub mod object;
+pub mod proxy;
 pub mod readiness;
 pub mod shutdown;
+pub mod slices;
+pub mod trigger;

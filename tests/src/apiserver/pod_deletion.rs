@@ -1,10 +1,11 @@
 //! How the API server deletes a pod: a graceful deletion marks it with a deadline, and only the kubelet's deletion with grace 0 removes it.
 //!
-//! The rules are those of the real server's `BeforeDelete` and of its pod strategy; finalizers and preconditions are left out.
+//! What becomes of a deletion is the core's to say (`probe_core::rules::deletion`); finalizers and preconditions are left out.
 
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
+use probe_core::rules::deletion::{DeletablePod, Deletion, delete};
 use serde_json::{Value, json};
 
 use super::kind::Kind;
@@ -12,7 +13,7 @@ use super::store::{Store, StoreError, whole_seconds};
 
 impl Store {
     /// Deletes a pod as the API does. `deletionTimestamp` becomes the *deadline* now + grace (whole seconds). A later deletion may only shorten
-    /// the grace, counted from the first request. Grace 0 (also: a pod without a node or already finished) marks the pod a last time and
+    /// the grace, counted from the first request; one that comes after the shorter deadline has a second. Grace 0 (also: a pod without a node or already finished) marks the pod a last time and
     /// removes it in the same breath: watchers see MODIFIED, then DELETED. Returns the last state.
     pub fn delete_pod(
         &self,
@@ -31,32 +32,31 @@ fn deletion_of(pod: &Value, grace_seconds: u64, now: Timestamp) -> (Option<Value
     if !pod.is_object() || !metadata.is_object() {
         return (None, true);
     }
-    let unscheduled = pod["spec"]["nodeName"].as_str().unwrap_or_default().is_empty();
-    let finished = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
-    let grace = if unscheduled || finished { 0 } else { i64::try_from(grace_seconds).unwrap_or(i64::MAX) };
-
-    let pending = metadata["deletionTimestamp"].as_str().and_then(|time| time.parse::<Timestamp>().ok());
-    let (deadline, generation) = match (pending, metadata["deletionGracePeriodSeconds"].as_i64()) {
-        (None, _) => (after(now, grace), metadata["generation"].as_u64().map(|generation| generation + 1)),
-        // A deletion that had reached grace 0 but was not finished: finish it.
-        (Some(_), None | Some(0)) => return (None, true),
-        (Some(_), Some(before)) if grace >= before => return (None, false),
-        (Some(pending), Some(before)) => {
-            let requested = after(pending, before.saturating_neg());
-            (after(requested, grace).max(now), None)
-        }
+    let deadline = metadata["deletionTimestamp"].as_str().and_then(|time| time.parse::<Timestamp>().ok());
+    let deletable = DeletablePod {
+        scheduled: pod["spec"]["nodeName"].as_str().is_some_and(|node| !node.is_empty()),
+        terminal: matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed")),
+        spec_grace_seconds: None,
+        deadline_unix_s: deadline.map(Timestamp::as_second),
+        deletion_grace_seconds: metadata["deletionGracePeriodSeconds"].as_i64(),
     };
+    let requested = i64::try_from(grace_seconds).unwrap_or(i64::MAX);
+    let now_ns = i64::try_from(now.as_nanosecond()).unwrap_or(i64::MAX);
+    let (deadline_s, grace) = match delete(&deletable, Some(requested), now_ns) {
+        Deletion::Unchanged => return (None, false),
+        Deletion::Removed => return (None, true),
+        Deletion::Marked { deadline_unix_s, grace_seconds } => (deadline_unix_s, grace_seconds),
+    };
+    let deadline_at = Timestamp::from_second(deadline_s).unwrap_or(Timestamp::MAX);
+    // Its generation grows with the first deletion alone.
+    let generation = metadata["generation"].as_u64().filter(|_| deadline.is_none());
     let mut marked = pod.clone();
-    marked["metadata"]["deletionTimestamp"] = json!(whole_seconds(deadline));
+    marked["metadata"]["deletionTimestamp"] = json!(whole_seconds(deadline_at));
     marked["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
     if let Some(generation) = generation {
-        marked["metadata"]["generation"] = json!(generation);
+        marked["metadata"]["generation"] = json!(generation + 1);
     }
     (Some(marked), grace == 0)
-}
-
-fn after(time: Timestamp, seconds: i64) -> Timestamp {
-    time.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(time)
 }
 
 #[cfg(test)]

@@ -160,7 +160,7 @@ fn is_ready(store: &Store, pod: &PodRef) -> bool {
 }
 
 /// Whether a pod's condition is True.
-pub(super) fn is_condition_true(pod: &Value, kind: &str) -> bool {
+fn is_condition_true(pod: &Value, kind: &str) -> bool {
     let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
     conditions.any(|condition| condition["type"] == kind && condition["status"] == "True")
 }

@@ -1,9 +1,7 @@
-//! The endpoint controller: pods and services in, endpoint slices out, by Kubernetes' rules and a settable time late.
+//! The endpoint controller: pods, services and nodes in, endpoint slices out, by Kubernetes' rules and a settable time late.
 //!
-//! `serving` is the pod's Ready condition, `terminating` its deletion timestamp, `ready` is serving and not terminating (always true with
-//! `publishNotReadyAddresses`). An endpoint leaves at the terminal phase or with the object. One set of slices per address family and
-//! per set of port numbers that a named port stands for.
-//! Not here: trigger-time annotations, topology, the real controller's packing of slices (ours are filled in order).
+//! What is in a slice and how slices are packed is the core's to say (`probe_core::rules`); this reads and writes the store.
+//! Not here: hints of topology, the Service's labels on its slices, requeues after an error (a change of a node is one).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,16 +9,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use anyhow::Context as _;
+use probe_core::rules::endpoint::{Endpoint, Family};
+use probe_core::rules::object::{Node, Pod, Service};
+use probe_core::rules::slices::{MAX_ENDPOINTS, Plan, SERVICE_NAME, Slice, reconcile};
+use probe_core::rules::trigger::TriggerTime;
+use probe_core::wallclock::Timestamp;
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use super::delay::{Delay, DelayedWatch, Delivery};
-use super::deployment::is_condition_true;
 use crate::apiserver::{Kind, Store, Verb};
 use crate::kubelet::{Journal, Step};
 
-/// The real controller's default for endpoints in a slice.
-const MAX_ENDPOINTS: usize = 100;
 const MANAGED_BY: &str = "endpointslice-controller.k8s.io";
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// ready, serving, terminating.
 type Conditions = (bool, bool, bool);
@@ -39,19 +41,12 @@ impl EndpointController {
     pub fn start(store: &Store, journal: &Journal, delay: &Delay) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut watch = DelayedWatch::start(store, delay);
-        let mut state = State {
-            store: store.clone(),
-            journal: journal.clone(),
-            pods: BTreeMap::new(),
-            services: BTreeMap::new(),
-            known: BTreeMap::new(),
-            port_sets: BTreeMap::new(),
-        };
+        let mut state = State::new(store, journal, MAX_ENDPOINTS);
         let stopped = Arc::clone(&stop);
         let run = move || {
             while !stopped.load(Ordering::Relaxed) {
                 match watch.next(None) {
-                    Some(Delivery::Resync) => state.resync(),
+                    Some(Delivery::Resync) => drop(state.resync()),
                     Some(Delivery::Change(change)) => {
                         state.apply(
                             change.kind,
@@ -71,6 +66,11 @@ impl EndpointController {
             .context("start the endpoint controller")?;
         Ok(Self { stop, thread: Some(thread) })
     }
+
+    /// Brings the slices of all services in line once, on the calling thread; tells what it had to leave out.
+    pub fn settle(store: &Store, max_endpoints: usize) -> Vec<String> {
+        State::new(store, &Journal::default(), max_endpoints).resync()
+    }
 }
 
 impl Drop for EndpointController {
@@ -86,21 +86,33 @@ impl Drop for EndpointController {
 struct State {
     store: Store,
     journal: Journal,
+    max_endpoints: usize,
     pods: BTreeMap<Key, Arc<Value>>,
     services: BTreeMap<Key, Arc<Value>>,
     /// Conditions last written, by service and pod uid: for the journal.
     known: BTreeMap<Key, BTreeMap<String, Conditions>>,
-    /// The sets of ports that each service's slices ever had, in the order of their coming: a slice keeps its name.
-    port_sets: BTreeMap<Key, Vec<Vec<Value>>>,
+    triggers: BTreeMap<Key, TriggerTime>,
 }
 
 impl State {
-    fn resync(&mut self) {
+    fn new(store: &Store, journal: &Journal, max_endpoints: usize) -> Self {
+        Self {
+            store: store.clone(),
+            journal: journal.clone(),
+            max_endpoints,
+            pods: BTreeMap::new(),
+            services: BTreeMap::new(),
+            known: BTreeMap::new(),
+            triggers: BTreeMap::new(),
+        }
+    }
+
+    fn resync(&mut self) -> Vec<String> {
         let all =
             |kind| self.store.list(kind).1.into_iter().map(|object| (key_of(&object), object)).collect();
         (self.pods, self.services) = (all(Kind::Pods), all(Kind::Services));
         let services: Vec<_> = self.services.keys().cloned().collect();
-        services.iter().for_each(|service| self.sync(service));
+        services.iter().flat_map(|service| self.sync(service)).collect()
     }
 
     fn apply(&mut self, kind: Kind, verb: Verb, namespace: &str, name: &str, object: &Arc<Value>) {
@@ -108,97 +120,92 @@ impl State {
         let objects = match kind {
             Kind::Pods => &mut self.pods,
             Kind::Services => &mut self.services,
-            Kind::EndpointSlices | Kind::Events | Kind::Nodes | Kind::Namespaces => return,
+            Kind::Nodes => return drop(self.resync()),
+            Kind::EndpointSlices | Kind::Events | Kind::Namespaces => return,
         };
         match verb {
             Verb::Deleted => objects.remove(&key),
             Verb::Added | Verb::Modified => objects.insert(key.clone(), Arc::clone(object)),
         };
-        if kind == Kind::Services {
-            self.sync(&key);
-        } else {
-            let services: Vec<_> =
-                self.services.keys().filter(|service| service.0 == namespace).cloned().collect();
-            services.iter().for_each(|service| self.sync(service));
+        let services = match kind == Kind::Services {
+            true => vec![key],
+            false => self.services.keys().filter(|service| service.0 == namespace).cloned().collect(),
+        };
+        for service in services {
+            drop(self.sync(&service));
         }
     }
 
-    /// Brings one service's slices in line with what is known.
-    fn sync(&mut self, key: &Key) {
-        let service = self.services.get(key).cloned();
-        let wanted = service.map(|service| self.slices_of(key, &service)).unwrap_or_default();
-        self.note(key, &wanted);
+    /// Brings one service's slices in line with what is known; tells what had to be left out.
+    fn sync(&mut self, key: &Key) -> Vec<String> {
         let (_, present) = self.store.list_namespace(Kind::EndpointSlices, &key.0);
         let label = |slice: &Value, label: &str, value: &str| slice["metadata"]["labels"][label] == value;
         let ours = present.iter().filter(|slice| {
-            label(slice, "kubernetes.io/service-name", &key.1)
+            label(slice, SERVICE_NAME, &key.1)
                 && label(slice, "endpointslice.kubernetes.io/managed-by", MANAGED_BY)
         });
-        let present: BTreeSet<_> = ours.map(|slice| key_of(slice).1).collect();
-        for (name, slice) in &wanted {
-            // Only this controller writes these slices, so neither call can fail for another writer's sake.
-            drop(if present.contains(name) {
-                self.store.update(Kind::EndpointSlices, &key.0, name, |object| {
-                    object["endpoints"] = slice["endpoints"].clone();
-                    object["ports"] = slice["ports"].clone();
-                })
-            } else {
-                self.store.create(Kind::EndpointSlices, slice.clone())
-            });
+        let service = self.services.get(key).filter(|service| service["spec"]["selector"].is_object());
+        let Some(service) = service.and_then(|service| Service::deserialize(&**service).ok()) else {
+            self.triggers.remove(key);
+            self.note(key, std::iter::empty());
+            for slice in ours {
+                // Only this controller writes these slices, so nobody else can have removed it.
+                drop(self.store.remove(Kind::EndpointSlices, &key.0, &key_of(slice).1));
+            }
+            return Vec::new();
+        };
+        let existing: Vec<Slice> = ours.filter_map(|slice| slice_of(slice, &service)).collect();
+        let pods = self.pods.iter().filter(|(pod, _)| pod.0 == key.0);
+        let pods = pods.filter_map(|(_, pod)| Pod::deserialize(&**pod).ok());
+        let pods: Vec<Pod> = pods.filter(|pod| service.selects(&pod.metadata)).collect();
+        let nodes = self.store.list(Kind::Nodes).1.into_iter();
+        let nodes: BTreeMap<String, Node> =
+            nodes.filter_map(|node| Some((key_of(&node).1, Node::deserialize(&*node).ok()?))).collect();
+        let plan = reconcile(&service, &pods, |name| nodes.get(name), existing.clone(), self.max_endpoints);
+        let trigger = self.triggers.entry(key.clone()).or_default().sync(&service, &pods);
+        let is_kept = |slice: &&Slice| {
+            !plan.delete.contains(&slice.name) && !plan.update.iter().any(|new| new.name == slice.name)
+        };
+        let kept = existing.iter().filter(is_kept);
+        self.note(key, kept.chain(&plan.update).chain(&plan.create).flat_map(|slice| &slice.endpoints));
+        self.write(key, &service, &plan, trigger);
+        plan.errors
+    }
+
+    /// Only this controller writes these slices, so no call can fail for another writer's sake.
+    fn write(&self, key: &Key, service: &Service, plan: &Plan, trigger: Option<Timestamp>) {
+        let annotations = trigger.map_or_else(|| json!({}), |at| json!({ TRIGGER_TIME: at }));
+        let (_, present) = self.store.list_namespace(Kind::EndpointSlices, &key.0);
+        let mut taken: BTreeSet<String> = present.iter().map(|slice| key_of(slice).1).collect();
+        for slice in &plan.create {
+            let names =
+                (0..).map(|number| format!("{}-{}-{number}", key.1, slice.family.name().to_lowercase()));
+            let name = names.filter(|name| !taken.contains(name)).take(1).collect::<String>();
+            drop(
+                self.store.create(Kind::EndpointSlices, object_of(key, service, &name, slice, &annotations)),
+            );
+            taken.insert(name);
         }
-        for name in present.iter().filter(|name| !wanted.contains_key(*name)) {
+        for slice in &plan.update {
+            drop(self.store.update(Kind::EndpointSlices, &key.0, &slice.name, |object| {
+                object["endpoints"] = json!(slice.endpoints);
+                object["ports"] = json!(slice.ports);
+                object["metadata"]["annotations"] = annotations.clone();
+            }));
+        }
+        for name in &plan.delete {
             drop(self.store.remove(Kind::EndpointSlices, &key.0, name));
         }
     }
 
-    fn slices_of(&mut self, key: &Key, service: &Value) -> BTreeMap<String, Value> {
-        let families: Vec<_> = match service["spec"]["ipFamilies"].as_array() {
-            Some(families) if !families.is_empty() => families.iter().filter_map(Value::as_str).collect(),
-            _ => vec!["IPv4"],
-        };
-        let mut slices = BTreeMap::new();
-        if !service["spec"]["selector"].is_object() {
-            return slices;
-        }
-        let pods: Vec<_> =
-            self.pods.iter().filter(|(pod, object)| pod.0 == key.0 && selects(service, object)).collect();
-        let port_sets = self.port_sets.entry(key.clone()).or_default();
-        for family in families {
-            let mut endpoints: BTreeMap<usize, Vec<Value>> = BTreeMap::new();
-            for (_, pod) in &pods {
-                if let Some(endpoint) = endpoint_of(service, pod, family) {
-                    let ports = ports_of(service, pod);
-                    let known = port_sets.iter().position(|known| *known == ports);
-                    let place = known.unwrap_or_else(|| {
-                        port_sets.push(ports);
-                        port_sets.len() - 1
-                    });
-                    endpoints.entry(place).or_default().push(endpoint);
-                }
-            }
-            // A service without endpoints has one slice all the same.
-            let sets = if endpoints.is_empty() { BTreeMap::from([(0, Vec::new())]) } else { endpoints };
-            for (place, endpoints) in sets {
-                let ports = port_sets.get(place).cloned().unwrap_or_default();
-                let set = if place == 0 { String::new() } else { format!("ports{place}-") };
-                let count = endpoints.len().div_ceil(MAX_ENDPOINTS).max(1);
-                for index in 0..count {
-                    let name = format!("{}-{}-{set}{index}", key.1, family.to_lowercase());
-                    let own: Vec<_> =
-                        endpoints.iter().skip(index * MAX_ENDPOINTS).take(MAX_ENDPOINTS).collect();
-                    let slice = slice_of(key, service, &name, family, &own, &ports);
-                    slices.insert(name, slice);
-                }
-            }
-        }
-        slices
-    }
-
     /// Writes into the journal what changes for each pod, just before it is written.
-    fn note(&mut self, key: &Key, slices: &BTreeMap<String, Value>) {
-        let endpoints = slices.values().flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
+    fn note<'a>(&mut self, key: &Key, endpoints: impl Iterator<Item = &'a Endpoint>) {
         let now: BTreeMap<_, _> = endpoints
-            .map(|endpoint| (text(&endpoint["targetRef"]["uid"]), conditions_of(endpoint)))
+            .filter_map(|endpoint| {
+                let conditions = endpoint.conditions.effective();
+                let conditions = (conditions.ready, conditions.serving, conditions.terminating);
+                Some((endpoint.target_ref.as_ref()?.uid.clone(), conditions))
+            })
             .collect();
         let before = self.known.insert(key.clone(), now.clone()).unwrap_or_default();
         let record = |uid: &str, conditions| {
@@ -213,174 +220,95 @@ impl State {
     }
 }
 
-fn slice_of(
-    key: &Key,
-    service: &Value,
-    name: &str,
-    family: &str,
-    endpoints: &[&Value],
-    ports: &[Value],
-) -> Value {
-    json!({
-        "metadata": {
-            "name": name, "namespace": key.0,
-            "labels": {"kubernetes.io/service-name": key.1, "endpointslice.kubernetes.io/managed-by": MANAGED_BY},
-            "ownerReferences": [{
-                "apiVersion": "v1", "kind": "Service", "name": key.1, "uid": service["metadata"]["uid"],
-                "controller": true, "blockOwnerDeletion": true,
-            }],
-        },
-        "addressType": family, "endpoints": endpoints, "ports": ports,
+/// A slice of the store as the rules see it.
+fn slice_of(object: &Value, service: &Service) -> Option<Slice> {
+    let mut owners = object["metadata"]["ownerReferences"].as_array().into_iter().flatten();
+    Some(Slice {
+        name: key_of(object).1,
+        family: Family::deserialize(&object["addressType"]).ok()?,
+        ports: Vec::deserialize(&object["ports"]).ok()?,
+        endpoints: Vec::deserialize(&object["endpoints"]).ok()?,
+        owned: owners
+            .any(|owner| owner["kind"] == "Service" && owner["uid"] == service.metadata.uid.as_str()),
+        labelled: true,
     })
 }
 
-/// A pod's endpoint in one address family, if it has one.
-fn endpoint_of(service: &Value, pod: &Value, family: &str) -> Option<Value> {
-    if matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed")) {
-        return None;
-    }
-    let mut addresses =
-        pod["status"]["podIPs"].as_array()?.iter().filter_map(|address| address["ip"].as_str());
-    let address = addresses.find(|address| address.contains(':') == (family == "IPv6"))?;
-    let serving = is_condition_true(pod, "Ready");
-    let terminating = pod["metadata"]["deletionTimestamp"].is_string();
-    let ready = service["spec"]["publishNotReadyAddresses"] == true || (serving && !terminating);
-    Some(json!({
-        "addresses": [address],
-        "conditions": {"ready": ready, "serving": serving, "terminating": terminating},
-        "nodeName": pod["spec"]["nodeName"],
-        "targetRef": {
-            "kind": "Pod", "namespace": pod["metadata"]["namespace"], "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"],
+fn object_of(key: &Key, service: &Service, name: &str, slice: &Slice, annotations: &Value) -> Value {
+    json!({
+        "metadata": {
+            "name": name, "namespace": key.0, "annotations": annotations,
+            "labels": {SERVICE_NAME: key.1, "endpointslice.kubernetes.io/managed-by": MANAGED_BY},
+            "ownerReferences": [{
+                "apiVersion": "v1", "kind": "Service", "name": key.1, "uid": service.metadata.uid,
+                "controller": true, "blockOwnerDeletion": true,
+            }],
         },
-    }))
-}
-
-/// The ports of a pod's slice; a named target port is the pod's own.
-fn ports_of(service: &Value, pod: &Value) -> Vec<Value> {
-    let ports = service["spec"]["ports"].as_array().into_iter().flatten();
-    let target = |port: &Value| {
-        let Some(name) = port["targetPort"].as_str() else {
-            return port["targetPort"].as_u64().or(port["port"].as_u64());
-        };
-        let containers = pod["spec"]["containers"].as_array()?.iter();
-        let mut declared =
-            containers.flat_map(|container| container["ports"].as_array().into_iter().flatten());
-        declared.find(|declared| declared["name"] == name)?["containerPort"].as_u64()
-    };
-    let slice_port = |port: &Value| {
-        let mut slice_port = json!({"name": port["name"].as_str().unwrap_or_default(), "port": target(port)?, "protocol": "TCP"});
-        if port["appProtocol"].is_string() {
-            slice_port["appProtocol"] = port["appProtocol"].clone();
-        }
-        Some(slice_port)
-    };
-    ports.filter_map(slice_port).collect()
-}
-
-fn selects(service: &Value, pod: &Value) -> bool {
-    let mut selector = service["spec"]["selector"].as_object().into_iter().flatten();
-    selector.all(|(label, value)| pod["metadata"]["labels"][label] == *value)
-}
-
-fn conditions_of(endpoint: &Value) -> Conditions {
-    let condition = |name: &str| endpoint["conditions"][name] == true;
-    (condition("ready"), condition("serving"), condition("terminating"))
+        "addressType": slice.family, "endpoints": slice.endpoints, "ports": slice.ports,
+    })
 }
 
 fn key_of(object: &Value) -> Key {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     (text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]))
-}
-
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn pod(phase: &str, ready: bool, deleted: bool) -> Value {
-        let mut pod = json!({
-            "metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {"app": "web", "more": "x"}},
-            "spec": {"nodeName": "node-1", "containers": [{"ports": [{"name": "http", "containerPort": 8080}]}]},
+    fn pod(name: &str, port: u16) -> Value {
+        json!({
+            "metadata": {"name": name, "namespace": "n", "labels": {"app": "web"}},
+            "spec": {"nodeName": "node-1", "containers": [{"name": "c", "ports": [{"name": "http", "containerPort": port}]}]},
             "status": {
-                "phase": phase, "podIPs": [{"ip": "10.77.0.2"}, {"ip": "fd77::2"}],
-                "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}],
+                "phase": "Running", "podIP": "10.77.0.2", "podIPs": [{"ip": "10.77.0.2"}, {"ip": "fd77::2"}],
+                "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-03-01T10:00:01Z"}],
+            },
+        })
+    }
+
+    /// Name, port and number of endpoints of each slice.
+    fn slices(store: &Store) -> Vec<(String, Value, usize)> {
+        let all = store.list(Kind::EndpointSlices).1.into_iter();
+        all.map(|slice| {
+            let count = slice["endpoints"].as_array().map_or(0, Vec::len);
+            (key_of(&slice).1, slice["ports"][0]["port"].clone(), count)
+        })
+        .collect()
+    }
+
+    #[test]
+    fn slices_follow_the_pods_and_go_with_the_service() {
+        let store = Store::new();
+        store.create(Kind::Nodes, json!({"metadata": {"name": "node-1"}})).expect("created");
+        let service = json!({
+            "metadata": {"name": "web", "namespace": "n"},
+            "spec": {
+                "selector": {"app": "web"}, "ipFamilies": ["IPv4"],
+                "ports": [{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}],
             },
         });
-        if deleted {
-            pod["metadata"]["deletionTimestamp"] = json!("2026-03-01T10:00:30Z");
-        }
-        pod
-    }
-
-    #[test]
-    fn conditions_follow_readiness_and_deletion() {
-        let service = json!({"spec": {}});
-        for (ready, deleted, wanted) in [
-            (true, false, (true, true, false)),
-            (true, true, (false, true, true)),
-            (false, true, (false, false, true)),
-            (false, false, (false, false, false)),
-        ] {
-            let endpoint =
-                endpoint_of(&service, &pod("Running", ready, deleted), "IPv4").expect("an endpoint");
-            assert_eq!(conditions_of(&endpoint), wanted, "ready {ready}, deleted {deleted}");
-        }
-    }
-
-    #[test]
-    fn a_service_that_publishes_unready_addresses_keeps_them_ready() {
-        let service = json!({"spec": {"publishNotReadyAddresses": true}});
-        let endpoint = endpoint_of(&service, &pod("Running", false, true), "IPv6").expect("an endpoint");
-        assert_eq!(conditions_of(&endpoint), (true, false, true));
-        assert_eq!(endpoint["addresses"], json!(["fd77::2"]));
-    }
-
-    #[test]
-    fn a_finished_pod_has_no_endpoint() {
-        for phase in ["Succeeded", "Failed"] {
-            assert_eq!(endpoint_of(&json!({}), &pod(phase, true, true), "IPv4"), None);
-        }
-    }
-
-    #[test]
-    fn a_named_target_port_is_the_containers() {
-        let service = json!({"spec": {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]}});
-        let pod = pod("Running", true, false);
-        assert!(selects(&service, &pod));
-        assert_eq!(ports_of(&service, &pod), [json!({"name": "http", "port": 8080, "protocol": "TCP"})]);
-    }
-
-    #[test]
-    fn pods_with_other_numbers_behind_a_named_port_have_slices_of_their_own() {
-        let (store, journal) = (Store::new(), Journal::default());
-        let mut pods = BTreeMap::new();
+        store.create(Kind::Services, service).expect("created");
         for (name, port) in [("a", 8080), ("b", 8081), ("c", 8080)] {
-            let mut pod = pod("Running", true, false);
-            pod["spec"]["containers"][0]["ports"][0]["containerPort"] = json!(port);
-            pods.insert(("n".to_owned(), name.to_owned()), Arc::new(pod));
+            store.create(Kind::Pods, pod(name, port)).expect("created");
         }
-        let (services, known, port_sets) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let mut state = State { store, journal, pods, services, known, port_sets };
-        let service = json!({"spec": {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]}});
-        let key = ("n".to_owned(), "web".to_owned());
-        let seen = |state: &mut State| -> Vec<(String, Value, usize)> {
-            let slices = state.slices_of(&key, &service).into_iter();
-            let numbers = |slice: &Value| {
-                (slice["ports"][0]["port"].clone(), slice["endpoints"].as_array().map_or(0, Vec::len))
-            };
-            slices
-                .map(|(name, slice)| (name, numbers(&slice)))
-                .map(|(name, (port, count))| (name, port, count))
-                .collect()
-        };
+        let mut state = State::new(&store, &Journal::default(), MAX_ENDPOINTS);
+        assert_eq!(state.resync(), <[String; 0]>::default());
         let first = ("web-ipv4-0".to_owned(), json!(8080), 2);
-        let second = ("web-ipv4-ports1-0".to_owned(), json!(8081), 1);
-        assert_eq!(seen(&mut state), [first.clone(), second.clone()]);
-        state.pods.retain(|pod, _| pod.1 == "b");
-        assert_eq!(seen(&mut state), [second], "a slice keeps its name");
-        state.pods.clear();
-        assert_eq!(seen(&mut state), [("web-ipv4-0".to_owned(), json!(8080), 0)]);
+        let second = ("web-ipv4-1".to_owned(), json!(8081), 1);
+        assert_eq!(slices(&store), [first, second.clone()]);
+        for name in ["a", "c"] {
+            store.remove(Kind::Pods, "n", name).expect("removed");
+        }
+        state.resync();
+        assert_eq!(slices(&store), [second]);
+        store.remove(Kind::Pods, "n", "b").expect("removed");
+        state.resync();
+        assert_eq!(slices(&store), [("web-ipv4-1".to_owned(), Value::Null, 0)], "a placeholder");
+        let key = ("n".to_owned(), "web".to_owned());
+        state.apply(Kind::Services, Verb::Deleted, "n", "web", &Arc::new(Value::Null));
+        assert_eq!(slices(&store), []);
+        assert!(!state.triggers.contains_key(&key));
     }
 }

@@ -8,6 +8,9 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use probe_core::rules::endpoint::EndpointConditions;
+use probe_core::rules::proxy::{Use, in_use};
+use serde::Deserialize as _;
 use serde_json::Value;
 
 /// Namespace and name.
@@ -30,7 +33,7 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    /// The rules for these services and slices: the ready endpoints, or if there are none, those that serve while they terminate.
+    /// The rules for these services and slices; which endpoints are used is the core's to say.
     pub(super) fn of(services: &BTreeMap<Key, Arc<Value>>, slices: &BTreeMap<Key, Arc<Value>>) -> Self {
         let mut rules = Self::default();
         for ((namespace, name), service) in services {
@@ -53,7 +56,7 @@ impl Rules {
     fn add(&mut self, service: &str, address: IpAddr, port: &Value, slices: &[&Value]) {
         let Some(number) = port["port"].as_u64() else { return };
         let port_name = port["name"].as_str().unwrap_or_default();
-        let (mut ready, mut terminating) = (BTreeMap::new(), BTreeMap::new());
+        let mut found = Vec::new();
         for slice in slices {
             let mut ports = slice["ports"].as_array().into_iter().flatten();
             let slice_port = ports.find(|port| port["name"].as_str().unwrap_or_default() == port_name);
@@ -63,19 +66,19 @@ impl Rules {
                     continue;
                 };
                 let uid = endpoint["targetRef"]["uid"].as_str().unwrap_or_default();
-                // An absent condition means: ready, serving, not terminating.
-                let holds = |name: &str, default| endpoint["conditions"][name].as_bool().unwrap_or(default);
+                let conditions = EndpointConditions::deserialize(&endpoint["conditions"]).unwrap_or_default();
                 if pod.is_ipv4() != address.is_ipv4() {
                     continue;
                 }
-                if holds("ready", true) {
-                    ready.insert((pod, target_port), uid);
-                } else if holds("serving", true) && holds("terminating", false) {
-                    terminating.insert((pod, target_port), uid);
-                }
+                found.push((conditions.effective(), (pod, target_port), uid));
             }
         }
-        let chosen = if ready.is_empty() { terminating } else { ready };
+        let wanted = in_use(found.iter().map(|(conditions, ..)| *conditions));
+        let chosen: BTreeMap<_, _> = found
+            .into_iter()
+            .filter(|(conditions, ..)| wanted != Use::Never && conditions.usable() == wanted)
+            .map(|(_, endpoint, uid)| (endpoint, uid))
+            .collect();
         self.used.extend(chosen.iter().map(|((pod, _), uid)| (service.to_owned(), (*uid).to_owned(), *pod)));
         self.targets.push(Target { address, port: number, endpoints: chosen.into_keys().collect() });
     }

@@ -45,7 +45,7 @@ impl Schedule {
             self.base = now;
             self.ticks = Some(0);
         } else {
-            self.ticks = Some((now.0 - self.base.0).div_euclid(self.period_ns));
+            self.ticks = Some(now.0.saturating_sub(self.base.0).div_euclid(self.period_ns));
         }
         // A trigger from before the first run is still there after it.
         if !first {

@@ -46,6 +46,45 @@ pub enum Next {
     Stop,
 }
 
+/// What keeps a running container from being probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// Its pod is being deleted.
+    Ended,
+    /// The initial delay.
+    Delayed {
+        /// Until when.
+        until: Timestamp,
+    },
+    /// Its startup probe has passed, and this is it.
+    Passed,
+    /// Its startup probe has not passed.
+    BehindStartup,
+    /// Nothing.
+    Due,
+}
+
+/// The gates in their order, for a container that runs since then. The delay is counted in whole seconds.
+pub fn gate(
+    kind: ProbeType,
+    is_ended: bool,
+    since: Timestamp,
+    started: bool,
+    initial_delay_seconds: i32,
+    now: Timestamp,
+) -> Gate {
+    let delay_s = i64::from(initial_delay_seconds);
+    match kind {
+        _ if is_ended => Gate::Ended,
+        _ if now.0.saturating_sub(since.0) / NS < delay_s => {
+            Gate::Delayed { until: Timestamp(since.0.saturating_add(delay_s * NS)) }
+        }
+        ProbeType::Startup if started => Gate::Passed,
+        ProbeType::Liveness | ProbeType::Readiness if !started => Gate::BehindStartup,
+        ProbeType::Startup | ProbeType::Liveness | ProbeType::Readiness => Gate::Due,
+    }
+}
+
 /// A change of what is believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Update {
@@ -144,16 +183,16 @@ impl Worker {
                 return if self.config.restarts.after(exit_code) { Next::Wait } else { Next::Stop };
             }
         };
-        if self.config.deleted && self.config.kind != ProbeType::Readiness {
-            self.believe(ProbeResult::Success);
-            return Next::Stop;
+        let WorkerConfig { kind, deleted, initial_delay_seconds, .. } = self.config;
+        let is_ended = deleted && kind != ProbeType::Readiness;
+        match gate(kind, is_ended, since, container.started == Some(true), initial_delay_seconds, now) {
+            Gate::Ended => {
+                self.believe(ProbeResult::Success);
+                Next::Stop
+            }
+            Gate::Delayed { .. } | Gate::Passed | Gate::BehindStartup => Next::Wait,
+            Gate::Due => Next::Probe,
         }
-        // Whole seconds, the rest is cut off.
-        if (now.0.saturating_sub(since.0)) / NS < i64::from(self.config.initial_delay_seconds) {
-            return Next::Wait;
-        }
-        let startup_passed = container.started == Some(true);
-        if startup_passed == (self.config.kind == ProbeType::Startup) { Next::Wait } else { Next::Probe }
     }
 
     /// Takes what a probe came to; `None`: it was discarded, for it could not be made or did not end.

@@ -108,7 +108,7 @@ pub struct RestartRule {
     pub codes: Vec<i32>,
 }
 
-/// When a container is started again after its end.
+/// When a container is started again after its end. Not here: another container's rule that restarts all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Restarts {
@@ -131,6 +131,31 @@ impl Restarts {
             RestartPolicy::Always => true,
             RestartPolicy::OnFailure => exit_code != 0,
             RestartPolicy::Never => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_come_before_the_containers_policy_and_that_before_the_pods() {
+        use RestartPolicy::{Always, Never, OnFailure};
+        let rule = |not_in, codes: &[i32]| vec![RestartRule { not_in, codes: codes.to_vec() }];
+        for (pod, own, rules, restarting, ending) in [
+            (Always, None, vec![], &[0, 1][..], &[][..]),
+            (OnFailure, None, vec![], &[1], &[0]),
+            (Never, None, vec![], &[], &[0, 1]),
+            (Always, Some(Never), vec![], &[], &[0, 1]),
+            (Never, Some(Always), vec![], &[0, 1], &[]),
+            (Always, Some(Never), rule(false, &[42]), &[42], &[0, 1]),
+            (Always, Some(Never), rule(true, &[42]), &[0, 1], &[42]),
+            (Never, None, rule(false, &[42]), &[], &[42]),
+        ] {
+            let restarts = Restarts { pod, own, rules };
+            assert!(restarting.iter().all(|code| restarts.after(*code)), "{restarts:?}");
+            assert!(!ending.iter().any(|code| restarts.after(*code)), "{restarts:?}");
         }
     }
 }
