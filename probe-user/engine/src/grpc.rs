@@ -192,8 +192,8 @@ where
     }
     let mut stream = answer.into_body();
     let message = message(client, &mut stream).await?;
-    let trailers =
-        client.drive(poll_fn(|cx| stream.poll_trailers(cx))).await.map_err(|error| of_h2(&error))?;
+    let trailers = client.drive(poll_fn(|cx| stream.poll_trailers(cx))).await.flatten();
+    let trailers = trailers.map_err(|error| of_h2(&error))?;
     match trailers.as_ref().and_then(of_headers) {
         Some(status) if status.code != 0 => return Err(status),
         Some(_) => {}
@@ -214,7 +214,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut received = Vec::new();
-    while let Some(data) = client.drive(poll_fn(|cx| stream.poll_data(cx))).await {
+    loop {
+        let data = client.drive(poll_fn(|cx| stream.poll_data(cx))).await.map_err(|error| of_h2(&error))?;
+        let Some(data) = data else { break };
         let data = data.map_err(|error| of_h2(&error))?;
         received.extend_from_slice(&data);
         // Fails only once the stream is over, which the next read tells.

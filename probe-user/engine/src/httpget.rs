@@ -231,7 +231,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Streamed<S> {
         let Self { client, stream } = self;
         let mut body = Vec::new();
         while body.len() < most {
-            let Some(data) = client.drive(poll_fn(|cx| stream.poll_data(cx))).await else { break };
+            let data = client
+                .drive(poll_fn(|cx| stream.poll_data(cx)))
+                .await
+                .map_err(|error| http2_error(&error))?;
+            let Some(data) = data else { break };
             let data = data.map_err(|error| http2_error(&error))?;
             body.extend_from_slice(&data[..data.len().min(most - body.len())]);
             // Fails only once the stream is over, which the next read tells.

@@ -180,6 +180,7 @@ fn refused_looks_like_a_timeout_and_the_next_dial_may_succeed() {
         &format!("timeout: failed to connect service \"{address}\" within 300ms: context deadline exceeded"),
     );
     assert_eq!(outcome.cause, Some(format!("dial tcp {address}: connect: connection refused")));
+    assert_eq!(outcome.timed_out_in, None);
     // From here on somebody listens, but only after the first dial of the next probe was refused.
     let probing = std::thread::spawn(move || probe(handler, 10 * SECOND));
     std::thread::sleep(Duration::from_millis(300));
