@@ -1,7 +1,8 @@
 //! Connections: one attempt for each address of a host, none used again.
 //!
-//! The kubelet sets SO_LINGER to one second on these sockets. What the peer sees is the same without it: an orderly FIN. What
-//! differs is that `close` then waits for the peer's acknowledgement, which would stop every other probe of the thread.
+//! The kubelet sets SO_LINGER to one second on these sockets. What the peer sees is the same without it, an orderly FIN, and
+//! TIME_WAIT is as long. What differs is that `close` then waits for the peer's acknowledgement, up to that second, which would
+//! stop every other probe of the thread.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -135,6 +135,7 @@ struct Status {
     message: String,
 }
 
+const CANCELED: u32 = 1;
 const UNKNOWN: u32 = 2;
 const DEADLINE_EXCEEDED: u32 = 4;
 const RESOURCE_EXHAUSTED: u32 = 8;
@@ -173,7 +174,13 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let body = Bytes::from(health::request(service));
-    let answer = client.call(request, Some(body)).await.map_err(|error| of_h2(&error))?;
+    let answer = client.call(request, Some(body)).await.map_err(|error| match of_h2(&error) {
+        // The server keeps to the timeout as well, and may be the first to say so.
+        Status { code: CANCELED, message } if trace.time_left().is_zero() => {
+            Status { code: DEADLINE_EXCEEDED, message }
+        }
+        status => status,
+    })?;
     trace.first_byte();
     trace.status = Some(answer.status().as_u16());
     if let Some(status) = of_headers(answer.headers()) {
@@ -185,8 +192,8 @@ where
     }
     let mut stream = answer.into_body();
     let message = message(client, &mut stream).await?;
-    let trailers =
-        client.drive(poll_fn(|cx| stream.poll_trailers(cx))).await.map_err(|error| of_h2(&error))?;
+    let trailers = client.drive(poll_fn(|cx| stream.poll_trailers(cx))).await.flatten();
+    let trailers = trailers.map_err(|error| of_h2(&error))?;
     match trailers.as_ref().and_then(of_headers) {
         Some(status) if status.code != 0 => return Err(status),
         Some(_) => {}
@@ -207,7 +214,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut received = Vec::new();
-    while let Some(data) = client.drive(poll_fn(|cx| stream.poll_data(cx))).await {
+    loop {
+        let data = client.drive(poll_fn(|cx| stream.poll_data(cx))).await.map_err(|error| of_h2(&error))?;
+        let Some(data) = data else { break };
         let data = data.map_err(|error| of_h2(&error))?;
         received.extend_from_slice(&data);
         // Fails only once the stream is over, which the next read tells.
@@ -285,7 +294,7 @@ fn of_http(answer: &Response<RecvStream>) -> Option<Status> {
 
 fn of_h2(error: &h2::Error) -> Status {
     let code = match error.reason().filter(|_| error.is_reset()) {
-        Some(Reason::CANCEL) => 1,
+        Some(Reason::CANCEL) => CANCELED,
         Some(Reason::REFUSED_STREAM) => UNAVAILABLE,
         Some(Reason::ENHANCE_YOUR_CALM) => RESOURCE_EXHAUSTED,
         Some(Reason::INADEQUATE_SECURITY) => 7,
@@ -296,7 +305,11 @@ fn of_h2(error: &h2::Error) -> Status {
         // The connection is lost.
         None => UNAVAILABLE,
     };
-    Status { code, message: error.to_string() }
+    let message = match error.reason().filter(|_| error.is_reset()) {
+        Some(reason) => format!("stream terminated by RST_STREAM with error code: {reason:?}"),
+        None => format!("error reading from server: {error}"),
+    };
+    Status { code, message }
 }
 
 fn percent_decoded(text: &[u8]) -> String {

@@ -27,6 +27,7 @@ const GOODBYE: Duration = Duration::from_millis(100);
 pub(crate) struct Client<S: AsyncRead + AsyncWrite + Unpin> {
     sender: SendRequest<Bytes>,
     connection: Connection<S, Bytes>,
+    ended: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
@@ -40,7 +41,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             .initial_max_send_streams(0)
             .handshake(stream)
             .await?;
-        Ok(Self { sender, connection })
+        Ok(Self { sender, connection, ended: false })
     }
 
     /// Waits for the server's settings: only then is it known to speak HTTP/2.
@@ -66,31 +67,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
         let answer = self.drive(answer).await;
         drop::<SendStream<Bytes>>(upload);
-        answer
+        answer?
     }
 
-    /// Goes on with the connection until the future is done.
-    pub(crate) async fn drive<F: Future>(&mut self, future: F) -> F::Output {
+    /// Goes on with the connection until the future is done. An error is the end of a connection that has not done it.
+    pub(crate) async fn drive<F: Future>(&mut self, future: F) -> Result<F::Output, h2::Error> {
         let mut future = pin!(future);
-        let mut over = false;
         poll_fn(|cx| {
             if let Poll::Ready(done) = future.as_mut().poll(cx) {
-                return Poll::Ready(done);
+                return Poll::Ready(Ok(done));
             }
-            if over {
-                return Poll::Pending;
+            if self.ended {
+                return Poll::Ready(Err(h2::Reason::NO_ERROR.into()));
             }
-            // The end of the connection is told by the future as well.
-            over = Pin::new(&mut self.connection).poll(cx).is_ready();
-            future.as_mut().poll(cx)
+            let ended = Pin::new(&mut self.connection).poll(cx);
+            self.ended = ended.is_ready();
+            // What came on the connection, its end included, may be what the future waits for. Not every end is told to it.
+            match (future.as_mut().poll(cx), ended) {
+                (Poll::Ready(done), _) => Poll::Ready(Ok(done)),
+                (Poll::Pending, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
+                (Poll::Pending, Poll::Ready(Ok(()))) => Poll::Ready(Err(h2::Reason::NO_ERROR.into())),
+                (Poll::Pending, Poll::Pending) => Poll::Pending,
+            }
         })
         .await
     }
 
     /// Says goodbye (GOAWAY), if that can be sent.
     pub(crate) async fn close(self) {
-        let Self { sender, connection } = self;
+        let Self { sender, connection, ended } = self;
         drop(sender);
+        if ended {
+            return;
+        }
         let _either_way_it_is_closed = timeout(GOODBYE, connection).await;
     }
 }

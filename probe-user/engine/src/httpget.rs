@@ -12,7 +12,7 @@ use crate::http1::{Exchange, Framing, Head};
 use crate::http2::Client;
 use crate::outcome::{Phase, Verdict};
 use crate::quote::quoted;
-use crate::tls::{H2, Inside, Tls, handshake};
+use crate::tls::{H2, Inside, Tls, handshake, stream_error};
 use crate::trace::Trace;
 use crate::url::Url;
 use crate::{End, HttpGet, Scheme};
@@ -197,9 +197,13 @@ where
 }
 
 fn http2_error(error: &h2::Error) -> String {
-    match error.get_io() {
-        Some(io) if io.kind() == std::io::ErrorKind::UnexpectedEof => "EOF".to_owned(),
-        _ => format!("http2: {error}"),
+    if let Some(io) = error.get_io() {
+        return stream_error(io, None);
+    }
+    match error.reason().filter(|_| error.is_reset() && error.is_remote()) {
+        // There is one stream, the first.
+        Some(reason) => format!("stream error: stream ID 1; {reason:?}; received from peer"),
+        None => format!("http2: {error}"),
     }
 }
 
@@ -227,7 +231,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Streamed<S> {
         let Self { client, stream } = self;
         let mut body = Vec::new();
         while body.len() < most {
-            let Some(data) = client.drive(poll_fn(|cx| stream.poll_data(cx))).await else { break };
+            let data = client
+                .drive(poll_fn(|cx| stream.poll_data(cx)))
+                .await
+                .map_err(|error| http2_error(&error))?;
+            let Some(data) = data else { break };
             let data = data.map_err(|error| http2_error(&error))?;
             body.extend_from_slice(&data[..data.len().min(most - body.len())]);
             // Fails only once the stream is over, which the next read tells.

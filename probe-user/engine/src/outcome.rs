@@ -102,7 +102,7 @@ pub struct Outcome {
     pub duration: Duration,
     /// Of the last run.
     pub phases: Phases,
-    /// The phase that the timeout ended.
+    /// The phase that the timeout ended; none if gRPC waited to dial again.
     pub timed_out_in: Option<Phase>,
     /// Who was connected to last.
     pub peer: Option<SocketAddr>,

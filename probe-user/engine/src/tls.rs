@@ -4,6 +4,7 @@
 //! nobody believes anyway, and the check would turn certificates away that the kubelet takes (X.509 v1, P-521).
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
@@ -19,7 +20,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::outcome::Phase;
-use crate::quote::{read_error, system_error};
+use crate::quote::read_error;
 use crate::trace::Trace;
 
 /// As ALPN has it.
@@ -218,14 +219,10 @@ fn alert_text(alert: AlertDescription) -> String {
 }
 
 /// The text of an error of an established connection; that of TLS itself as it stands.
-pub(crate) fn stream_error(
-    error: &io::Error,
-    ends: Option<(std::net::SocketAddr, std::net::SocketAddr)>,
-) -> String {
+pub(crate) fn stream_error(error: &io::Error, ends: Option<(SocketAddr, SocketAddr)>) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::AlertReceived(alert)) => format!("remote error: tls: {}", alert_text(*alert)),
         Some(error) => format!("tls: {error}"),
-        None if error.raw_os_error().is_some() => read_error(error, ends),
-        None => system_error(error),
+        None => read_error(error, ends),
     }
 }

@@ -71,9 +71,9 @@ impl Trace {
         self.last
     }
 
-    /// The timeout has ended the run.
+    /// The timeout has ended the run; between two dials no phase goes on.
     pub(crate) fn time_out(&mut self) {
-        self.timed_out_in = self.last;
+        self.timed_out_in = self.open.map(|(phase, _)| phase);
     }
 
     /// What is left of the timeout.

@@ -112,6 +112,9 @@ pub enum ProbeTarget {
         /// Header `NAME: VALUE`; may be given several times. Host, User-Agent and Accept replace the probe's own
         #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
         headers: Vec<String>,
+        /// HTTP/2 in the clear, without an upgrade: what `protocol: HTTP2` of a probe asks for (alpha in 1.37)
+        #[arg(long)]
+        h2c: bool,
     },
     /// A TCP connection that is closed at once
     Tcp {

@@ -15,6 +15,9 @@ pub enum TargetError {
     /// Another scheme.
     #[error("{0:?} is neither http:// nor https://")]
     Scheme(String),
+    /// TLS has its own way to HTTP/2.
+    #[error("--h2c is for http:// alone: https:// agrees on HTTP/2 by itself")]
+    H2cWithTls,
     /// No colon in a header.
     #[error("{0:?} is not NAME: VALUE")]
     Header(String),
@@ -56,7 +59,7 @@ impl Target {
 
     pub(super) fn new(args: &ProbeRunArgs) -> Result<Self, TargetError> {
         let (handler, name, word) = match &args.target {
-            ProbeTarget::Http { url, headers } => http(url, headers)?,
+            ProbeTarget::Http { url, headers, h2c } => http(url, headers, *h2c)?,
             ProbeTarget::Tcp { address } => {
                 let (host, port) = host_port(address, None)?;
                 (Handler::Tcp(TcpSocket { host, port: i32::from(port) }), address.clone(), "tcp")
@@ -95,7 +98,7 @@ fn bounded(duration: SignedDuration, flag: &'static str) -> Result<Duration, Tar
     duration.ok_or(TargetError::Duration(flag))
 }
 
-fn http(url: &str, headers: &[String]) -> Result<(Handler, String, &'static str), TargetError> {
+fn http(url: &str, headers: &[String], h2c: bool) -> Result<(Handler, String, &'static str), TargetError> {
     let (scheme, rest) = match url.split_once("://") {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (Scheme::Http, rest),
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (Scheme::Https, rest),
@@ -105,6 +108,9 @@ fn http(url: &str, headers: &[String]) -> Result<(Handler, String, &'static str)
         }
         _ => (Scheme::Http, url),
     };
+    if h2c && scheme == Scheme::Https {
+        return Err(TargetError::H2cWithTls);
+    }
     let (word, default_port) = match scheme {
         Scheme::Http => ("http", 80),
         Scheme::Https => ("https", 443),
@@ -115,8 +121,7 @@ fn http(url: &str, headers: &[String]) -> Result<(Handler, String, &'static str)
     let path = if path.is_empty() { "/" } else { path };
     let headers = headers.iter().map(|header| split_header(header)).collect::<Result<_, _>>()?;
     let name = format!("{word}://{authority}{path}");
-    let get =
-        HttpGet { scheme, host, port, path: path.to_owned(), headers, h2c: false, follow_other_hosts: false };
+    let get = HttpGet { scheme, host, port, path: path.to_owned(), headers, h2c, follow_other_hosts: false };
     Ok((Handler::Http(get), name, word))
 }
 
@@ -184,6 +189,7 @@ mod tests {
             (&["grpc", "[::1"], TargetError::Address("[::1".to_owned())),
             (&["http", "http://u@h/"], TargetError::Address("u@h".to_owned())),
             (&["http", "ftp://h/"], TargetError::Scheme("ftp://h/".to_owned())),
+            (&["http", "https://h/", "--h2c"], TargetError::H2cWithTls),
             (&["http", "h", "-H", "nonsense"], TargetError::Header("nonsense".to_owned())),
             (&["tcp", "h:1", "--timeout", "0s"], TargetError::Duration("timeout")),
             (&["tcp", "h:1", "--interval", "25h"], TargetError::Duration("interval")),

@@ -85,9 +85,11 @@ fn what_the_server_says_is_told_in_the_kubelets_words() {
         failed(&probe(server.grpc("", false), 5 * SECOND), expected);
     }
     let server = Http2Server::new(Habit::Reset(Reason::REFUSED_STREAM), None);
-    let outcome = probe(server.grpc("", false), 5 * SECOND);
-    assert_eq!(outcome.verdict, Verdict::Failure);
-    assert!(outcome.output.contains("code = Unavailable desc = "), "{}", outcome.output);
+    let why = "code = Unavailable desc = stream terminated by RST_STREAM with error code: REFUSED_STREAM";
+    failed(
+        &probe(server.grpc("", false), 5 * SECOND),
+        &format!("error: health rpc probe failed: rpc error: {why}"),
+    );
 }
 
 #[test]
@@ -113,6 +115,15 @@ fn a_call_that_is_not_answered_is_a_timeout_of_the_call() {
     failed(&outcome, "timeout: health rpc did not complete within 500ms");
     assert_eq!(outcome.timed_out_in, Some(Phase::FirstByte));
     assert!(outcome.duration < 2 * SECOND);
+}
+
+#[test]
+fn a_server_that_keeps_to_the_timeout_makes_no_other_verdict() {
+    let server = Http2Server::new(Habit::KeepsTheTimeout, None);
+    for _ in 0..10 {
+        let outcome = probe(server.grpc("", false), Duration::from_millis(150));
+        failed(&outcome, "timeout: health rpc did not complete within 150ms");
+    }
 }
 
 #[test]
@@ -169,6 +180,7 @@ fn refused_looks_like_a_timeout_and_the_next_dial_may_succeed() {
         &format!("timeout: failed to connect service \"{address}\" within 300ms: context deadline exceeded"),
     );
     assert_eq!(outcome.cause, Some(format!("dial tcp {address}: connect: connection refused")));
+    assert_eq!(outcome.timed_out_in, None);
     // From here on somebody listens, but only after the first dial of the next probe was refused.
     let probing = std::thread::spawn(move || probe(handler, 10 * SECOND));
     std::thread::sleep(Duration::from_millis(300));
@@ -251,5 +263,8 @@ fn a_stream_that_stalls_or_is_reset_says_so() {
     let server = Http2Server::new(Habit::Reset(Reason::INTERNAL_ERROR), Some(&["h2"]));
     let outcome = probe(Handler::Http(HttpGet { scheme: Scheme::Https, ..get(server.port) }), SECOND);
     assert_eq!(outcome.verdict, Verdict::Failure);
-    assert!(outcome.output.contains("http2: "), "{}", outcome.output);
+    assert!(
+        outcome.output.ends_with("stream error: stream ID 1; INTERNAL_ERROR; received from peer"),
+        "{outcome:?}"
+    );
 }

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::{SendResponse, handshake};
@@ -31,6 +32,8 @@ pub(crate) enum Habit {
     Reset(Reason),
     /// Never answers.
     Silence,
+    /// Gives the call up once the client's own timeout is over, as servers of gRPC do.
+    KeepsTheTimeout,
     /// A message without a status.
     NoTrailers,
     /// An HTTP answer with a body of so many bytes.
@@ -116,9 +119,23 @@ async fn calls(stream: impl AsyncRead + AsyncWrite + Unpin, habit: Habit, seen: 
     let mut kept = Vec::new();
     while let Some(Ok((request, answer))) = connection.accept().await {
         let (parts, body) = request.into_parts();
+        let timeout =
+            parts.headers.get("grpc-timeout").and_then(|value| value.to_str().ok()).map(str::to_owned);
         drop(seen.send(Request::from_parts(parts, ())));
+        if let Habit::KeepsTheTimeout = habit {
+            tokio::spawn(cancel_after(timeout, answer));
+            continue;
+        }
         kept.extend(answer_call(body, answer, habit));
     }
+}
+
+/// `timeout` as gRPC writes it, in microseconds.
+async fn cancel_after(timeout: Option<String>, mut answer: SendResponse<Bytes>) {
+    let micros =
+        timeout.as_deref().and_then(|value| value.strip_suffix('u')?.parse().ok()).expect("a timeout");
+    tokio::time::sleep(Duration::from_micros(micros)).await;
+    answer.send_reset(Reason::CANCEL);
 }
 
 /// Gives back what has to live on.
@@ -160,7 +177,7 @@ fn answer_call(
             answer.send_response(head(kind, status), true).expect("a stream");
         }
         Habit::Reset(reason) => answer.send_reset(reason),
-        Habit::Silence => return Some((body, answer)),
+        Habit::Silence | Habit::KeepsTheTimeout => return Some((body, answer)),
         Habit::NoTrailers => {
             let mut stream = answer.send_response(head("application/grpc", 200), false).expect("a stream");
             stream.send_data(framed(&[8, 1]), true).expect("a stream");

@@ -96,6 +96,34 @@ fn what_is_not_tls_is_told() {
 }
 
 #[test]
+fn a_server_that_leaves_after_the_handshake_is_a_failure_at_once() {
+    for protocols in [&["h2"][..], &["http/1.1"]] {
+        let config = configuration(protocols);
+        let server = Server::new(move |mut stream| {
+            let mut tls = ServerConnection::new(Arc::clone(&config)).expect("a connection");
+            // Not `complete_io`, which may wait for more than the handshake.
+            while tls.is_handshaking() {
+                let read = tls.read_tls(&mut stream).is_ok_and(|count| count > 0);
+                if !read || tls.process_new_packets().is_err() {
+                    // The connection that ends the server has no handshake.
+                    return;
+                }
+                while tls.wants_write() {
+                    tls.write_tls(&mut stream).expect("the client reads");
+                }
+            }
+            finish(&mut stream);
+        });
+        for _ in 0..10 {
+            let outcome =
+                probe(Handler::Http(HttpGet { scheme: Scheme::Https, ..get(server.port) }), 10 * SECOND);
+            assert_eq!(outcome.verdict, Verdict::Failure, "{outcome:?}");
+            assert!(outcome.duration < 5 * SECOND, "{outcome:?}");
+        }
+    }
+}
+
+#[test]
 fn a_handshake_that_stalls_is_a_timeout_of_tls() {
     let server = Server::new(|mut stream: TcpStream| gone(&mut stream));
     let handler = Handler::Http(HttpGet { scheme: Scheme::Https, ..get(server.port) });
