@@ -8,6 +8,7 @@ pub mod advice;
 pub mod catalogue;
 pub mod command;
 mod conclude;
+pub mod conntrack;
 mod endpoints;
 mod episode;
 pub mod event;
