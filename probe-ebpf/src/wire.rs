@@ -460,6 +460,8 @@ pub const LOSS_LATE: u8 = 1;
 pub const LOSS_LATE_CONNECTION: u8 = 2;
 /// The client's FIN had come before.
 pub const LOSS_CLIENT_FIN: u8 = 4;
+/// It was a connect: a SYN that nobody accepted.
+pub const LOSS_CONNECT: u8 = 8;
 
 /// A signal to a container's init, or one that stops it.
 #[repr(C)]

@@ -199,6 +199,10 @@ pub struct AgentArgs {
     /// Most that the kernel keeps of notifications of these rules; beyond it they are lost, and read anew
     #[arg(long, env = "DRAINSCOPE_PROXY_RULES_BYTES", value_name = "BYTES", default_value_t = 8 << 20)]
     pub proxy_rules_bytes: usize,
+    /// Ask the node's connection tracking about each lost connect to an ending pod; takes CAP_NET_ADMIN
+    #[arg(long, env = "DRAINSCOPE_CONNTRACK", value_name = "BOOL", default_value_t = false,
+          num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub conntrack: bool,
     /// Log.
     #[command(flatten)]
     pub log: LogArgs,

@@ -101,6 +101,8 @@ pub struct Config {
     pub ring_bytes: u32,
     /// How much the kernel keeps of notifications of the service proxy's rules, if they are followed.
     pub proxy_rules: Option<usize>,
+    /// Connection tracking is asked about lost connects.
+    pub conntrack: bool,
     /// Kernel programs log too.
     pub kernel_log: bool,
 }
@@ -142,6 +144,7 @@ impl Config {
                 .proxy_rules
                 .then(|| within("--proxy-rules-bytes", args.proxy_rules_bytes, RULES_MIN, RULES_MAX))
                 .transpose()?,
+            conntrack: args.conntrack,
             kernel_log: args.log.log_level >= LogLevel::Debug,
         })
     }

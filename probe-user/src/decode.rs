@@ -6,7 +6,7 @@ use crate::host::cgroup_path::{self, CgroupPath};
 use probe_core::event::{Address, Anomaly, Event, Fact, Loss};
 use probe_core::time::Mono;
 use probe_ebpf::record::{self, Record};
-use probe_ebpf::wire::{LOSS_LATE, LOSS_LATE_CONNECTION, NONE};
+use probe_ebpf::wire::{LOSS_CONNECT, LOSS_LATE, LOSS_LATE_CONNECTION, NONE};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// Decodes one record. `now` stamps what carries no time of its own; `hierarchy` is the one whose cgroups the kernel
@@ -92,6 +92,7 @@ fn loss(record: Record<'_>) -> Option<(u64, Fact)> {
         late_connection: flags & LOSS_LATE_CONNECTION != 0,
         unread,
         unacked,
+        connect: flags & LOSS_CONNECT != 0,
         attempted: (attempt_ns < at_ns).then_some(Mono(attempt_ns)),
         attempts,
     };
@@ -179,6 +180,7 @@ mod tests {
             unread: 11,
             unacked: 12,
             attempted: Some(Mono(1200)),
+            connect: false,
             attempts: 3,
         };
         assert_eq!(event, Event { at: Mono(1234), fact: Fact::Loss(expected) });

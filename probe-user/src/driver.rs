@@ -13,6 +13,7 @@ use crate::decode::{self, decode};
 use crate::eventlog::tape::Taped;
 use crate::exposition::own;
 use crate::host::cgroup::{self, Hierarchy};
+use crate::host::conntrack::Asker;
 use crate::journal::Journal;
 use crate::kernel::{Heritage, Kernel, Ring};
 use announce::Announcer;
@@ -63,6 +64,8 @@ pub struct Parts {
     pub journal: Journal,
     /// Has lost requests told as Kubernetes Events, if that is wanted.
     pub announcer: Option<Announcer>,
+    /// Asks connection tracking about lost connects, if that is wanted.
+    pub asker: Option<Asker>,
     /// Writes the kernel programs' debug lines to the log, if they are compiled in.
     pub kernel_log: Option<Box<dyn FnMut() + Send>>,
     /// Pod that the agent runs in.
@@ -93,6 +96,7 @@ pub struct Driver {
     hierarchy: Option<Hierarchy>,
     journal: Journal,
     announcer: Option<Announcer>,
+    asker: Option<Asker>,
     kernel_log: Option<Box<dyn FnMut() + Send>>,
     events: mpsc::Receiver<Event>,
     queries: mpsc::Receiver<Query>,
@@ -140,6 +144,7 @@ impl Driver {
             hierarchy: parts.hierarchy,
             journal: parts.journal,
             announcer: parts.announcer,
+            asker: parts.asker,
             kernel_log: parts.kernel_log,
             events,
             queries,
@@ -242,7 +247,7 @@ impl Driver {
         self.monitor.handle_timeout(now);
     }
 
-    #[expect(clippy::wildcard_enum_match_arm, reason = "only cgroups are remembered here")]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "only these matter to the driver itself")]
     fn handle(&mut self, event: Event) {
         self.others.note(&event.fact);
         self.strangers.note(&event.fact);
@@ -256,6 +261,11 @@ impl Driver {
             }
             Fact::CgroupGone { id } => {
                 self.cgroups.remove(id);
+            }
+            Fact::Loss(loss) => {
+                if let Some(asker) = &self.asker {
+                    asker.ask(event.at, loss);
+                }
             }
             _ => {}
         }

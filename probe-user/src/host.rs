@@ -1,7 +1,8 @@
 //! Sources on the node itself: cgroupfs (which containers exist before any hook fires) and `/proc/self` (what the agent
-//! costs), nf_tables (which addresses the service proxy uses). Nothing here writes anywhere.
+//! costs), nf_tables (which addresses the service proxy uses), connection tracking (what sent a lost connect). Nothing here writes anywhere.
 
 pub mod cgroup;
 pub mod cgroup_path;
+pub mod conntrack;
 pub mod process;
 pub mod rules;

@@ -9,6 +9,7 @@ pub mod server;
 pub mod status;
 
 use crate::driver::Links;
+use crate::host::conntrack::Lookups;
 use crate::host::rules::Watched;
 use crate::kernel::{Heritage, Hook};
 use crate::kube::events::outbox::Outbox;
@@ -49,6 +50,8 @@ pub struct App {
     pub table: Arc<WatchTable>,
     /// Whether the service proxy's rules are followed.
     pub rules: Watched,
+    /// Whether connection tracking is asked.
+    pub lookups: Lookups,
     /// Kubernetes Events on their way, if they are wanted.
     pub outbox: Option<Arc<Outbox>>,
     /// What was found at the start.

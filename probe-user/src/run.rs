@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::driver::announce::Announcer;
 use crate::driver::{Driver, Links, Parts};
 use crate::host::cgroup::{self, Hierarchy};
+use crate::host::conntrack;
 use crate::host::rules::{self, Watched};
 use crate::http::{self, App, Start, server};
 use crate::journal::Journal;
@@ -203,12 +204,14 @@ pub async fn start(
         monitor.handle(Event { at: mono_now(), fact });
     }
     let outbox = config.events.then(Arc::<Outbox>::default);
+    let (asker, questions, lookups) = conntrack::queue();
     let (driver, links) = Driver::new(Parts {
         announcer: outbox.as_ref().map(|outbox| Announcer::new(&monitor, Arc::clone(outbox))),
         monitor,
         kernel: side.kernel,
         hierarchy: side.hierarchy,
         journal: Journal { format },
+        asker: config.conntrack.then_some(asker),
         kernel_log: kernel_log.map(|mut log| Box::new(move || log.flush()) as Box<dyn FnMut() + Send>),
         own_pod: config.pod_uid.clone().or_else(cgroup::own_pod_uid),
     });
@@ -231,7 +234,18 @@ pub async fn start(
         rules::start(links.sink.clone(), rules.clone(), bytes).map_err(RunError::Thread)?;
     }
 
-    let app = App { links: links.clone(), table: Arc::clone(&table), rules, outbox, start: Arc::new(start) };
+    if config.conntrack {
+        questions.start(links.sink.clone()).map_err(RunError::Thread)?;
+    }
+
+    let app = App {
+        links: links.clone(),
+        table: Arc::clone(&table),
+        rules,
+        lookups,
+        outbox,
+        start: Arc::new(start),
+    };
     let mut servers = JoinSet::new();
     servers.spawn(server::serve(
         public,

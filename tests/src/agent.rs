@@ -214,7 +214,8 @@ fn fetch_as(address: SocketAddr, path: &str, accept: &str) -> anyhow::Result<(u1
 pub struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
-    fn parse(text: &str) -> anyhow::Result<Self> {
+    /// Reads the text format.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
         let mut samples = BTreeMap::new();
         for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
             let (series, value) =

@@ -10,6 +10,8 @@ mod api_trouble;
 mod bad_input;
 #[path = "agent/classes.rs"]
 mod classes;
+#[path = "agent/conntrack.rs"]
+mod conntrack;
 #[path = "agent/controls.rs"]
 mod controls;
 #[path = "agent/crash.rs"]
@@ -120,6 +122,7 @@ fn main() -> ExitCode {
         inits::trials(),
         rubbish::trials(),
         rules::trials(),
+        conntrack::trials(),
         own_end::trials(),
         limited::trials(),
         overflow::trials(),

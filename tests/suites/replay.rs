@@ -91,4 +91,5 @@ scenarios! {
     slow_proxy
     rules_missed
     address_taken_over
+    stale_conntrack
 }

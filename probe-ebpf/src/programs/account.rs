@@ -6,8 +6,9 @@ use aya_ebpf::helpers::generated;
 use core::arch::asm;
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::wire::{
-    self, ANSWERED, CLOSED_COUNTED, Closed, Container, Counters, Kind, LOSS_CLIENT_FIN, LOSS_LATE,
-    LOSS_LATE_CONNECTION, LOST, Loss, ON_NEW, ON_REUSED, SHARES, Share, SlotRef, Tally, Tuple, anomaly,
+    self, ANSWERED, CLOSED_COUNTED, Closed, Container, Counters, Kind, LOSS_CLIENT_FIN, LOSS_CONNECT,
+    LOSS_LATE, LOSS_LATE_CONNECTION, LOST, Loss, ON_NEW, ON_REUSED, SHARES, Share, SlotRef, Tally, Tuple,
+    anomaly,
 };
 
 /// Adds one. The counters of a slot are shared by all CPUs; late traffic is rare enough.
@@ -128,6 +129,8 @@ pub(super) struct Attempt {
     /// On a connection that arrived late.
     pub(super) late_connection: bool,
     pub(super) client_fin: bool,
+    /// A SYN, no connection.
+    pub(super) connect: bool,
     pub(super) peer: [u64; 2],
     pub(super) local: [u64; 2],
     pub(super) peer_port: u16,
@@ -158,6 +161,7 @@ impl Attempt {
             late,
             late_connection: connection.opened_phase != 0,
             client_fin: connection.flags & HAS_FIN != 0,
+            connect: false,
             peer: connection.peer,
             local: connection.local,
             peer_port: connection.peer_port,
@@ -234,6 +238,9 @@ fn evidence(counters: *mut Counters, attempt: &Attempt) {
     }
     if attempt.client_fin {
         flags |= LOSS_CLIENT_FIN;
+    }
+    if attempt.connect {
+        flags |= LOSS_CONNECT;
     }
     entry.write(Loss {
         kind: Kind::Loss as u32,

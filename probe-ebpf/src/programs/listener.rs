@@ -148,6 +148,7 @@ fn overflown(slot: SlotRef, container: u32, port: u16, packets: u32) {
         phase: Phase::Stopping,
         late: true,
         late_connection: true,
+        connect: false,
         client_fin: false,
         peer: [0; 2],
         local: [0; 2],

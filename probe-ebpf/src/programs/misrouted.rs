@@ -4,7 +4,7 @@
 use super::account::{self, Attempt};
 use super::packet::Packet;
 use super::reset::{attempt_of, tuple_of};
-use super::{identity, load, maps, probe};
+use super::{identity, maps, probe};
 use probe_ebpf::class::{Class, Confidence};
 use probe_ebpf::decide::{self, Verdict};
 use probe_ebpf::protocol::Protocol;
@@ -55,17 +55,11 @@ pub(super) fn connect(scope: u32, packet: &Packet) -> bool {
     }
     let phase = identity::phase(slot, port.container);
     if account::count_syn_once(&tuple_of(packet), packet.sequence) {
+        let attempt = attempt_of(slot, port.container, packet, Class::Misrouted, Confidence::Inferred, phase);
         if let Some(counters) = account::counters(slot) {
-            account::late_attempt(counters, phase, load::now_ns());
+            account::late_attempt(counters, phase, attempt.at_ns);
         }
-        account::loss(&attempt_of(
-            slot,
-            port.container,
-            packet,
-            Class::Misrouted,
-            Confidence::Inferred,
-            phase,
-        ));
+        account::loss(&attempt);
     }
     true
 }

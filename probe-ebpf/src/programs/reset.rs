@@ -189,10 +189,11 @@ fn refused(scope: u32, port: &Port, packet: &Packet) {
         account::late_probe(slot, phase);
         return;
     }
+    let attempt = attempt_of(slot, port.container, packet, Class::Refused, Confidence::Observed, phase);
     if let Some(counters) = account::counters(slot) {
-        account::late_attempt(counters, phase, load::now_ns());
+        account::late_attempt(counters, phase, attempt.at_ns);
     }
-    account::loss(&attempt_of(slot, port.container, packet, Class::Refused, Confidence::Observed, phase));
+    account::loss(&attempt);
 }
 
 /// Data (or the last ACK of a handshake) for a connection that no socket knows.
@@ -269,6 +270,7 @@ pub(super) fn attempt_of(
         late,
         late_connection: late,
         client_fin: false,
+        connect: packet.flags & SYN != 0,
         peer: packet.source,
         local: packet.destination,
         peer_port: packet.source_port,

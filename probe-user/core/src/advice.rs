@@ -33,10 +33,18 @@ pub struct Advice {
     pub grace_ok: bool,
     /// Requests lost on kept connections (`stale_reuse`), which no sleep mends.
     pub unmended: u64,
+    /// Requests that stale entries of connection tracking sent to pods that were gone, which no sleep mends either.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub stale_entries: u64,
     /// Sentences for people.
     pub notes: Vec<String>,
     /// No counted loss of information could have touched it.
     pub complete: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A workload and what is advised for it.
@@ -84,6 +92,9 @@ pub fn advise(terminations: &[&Termination]) -> Option<Advice> {
         grace_seconds: grace,
         grace_ok: killed == 0 && grace.is_none_or(|grace| newest.grace_seconds >= grace),
         unmended,
+        stale_entries: terminations
+            .iter()
+            .fold(0, |sum: u64, item| sum.saturating_add(item.lost_stale_entries)),
         notes: Vec::new(),
         complete: terminations.iter().all(|item| item.complete),
     };
@@ -142,6 +153,13 @@ fn notes(advice: &Advice, newest: &Termination, killed: usize) -> Vec<String> {
             "{} lost on kept connections that the server had closed: no sleep mends that; let the server \
              answer with Connection: close (or GOAWAY) while it drains, or let clients look before they reuse, or retry",
             advice.unmended
+        ));
+    }
+    if advice.stale_entries > 0 {
+        notes.push(format!(
+            "{} sent to pods that were gone by older entries of connection tracking: no sleep mends that; let clients keep \
+             connections, use more source ports, or retry from another port",
+            advice.stale_entries
         ));
     }
     notes

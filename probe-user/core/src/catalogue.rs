@@ -215,6 +215,12 @@ pub const CATALOGUE: &[Family] = &[
     agent("ebpf_map_entries", Kind::Gauge, &["map"], "Entries in the kernel map."),
     agent("ebpf_map_capacity", Kind::Gauge, &["map"], "Entries that the kernel map can take."),
     agent(
+        "conntrack_queries",
+        Kind::Counter,
+        &["result"],
+        "Questions to connection tracking about lost connects, with --conntrack; those that were skipped were not asked.",
+    ),
+    agent(
         "kubernetes_events",
         Kind::Counter,
         &["result"],

@@ -2,7 +2,7 @@
 
 use crate::finding::{Finding, Severity};
 use crate::limits::SECOND;
-use crate::termination::{ContainerEnd, Outcome, Step, Termination};
+use crate::termination::{Cause, ContainerEnd, Evidence, Outcome, Step, Termination};
 use crate::totals::seconds;
 use crate::wallclock::Timestamp;
 use probe_ebpf::class::Class;
@@ -17,13 +17,14 @@ struct Conclusion {
     severity: Severity,
     summary: String,
     remedy: String,
-    about: fn(Class) -> bool,
+    about: fn(&Evidence) -> bool,
 }
 
 /// All findings of a termination, worst first.
 pub(crate) fn findings(item: &Termination, at: Timestamp) -> Vec<Finding> {
     let mut all = Vec::new();
     all.extend(requests_lost(item));
+    all.extend(stale_conntrack(item));
     all.extend(keepalive_reuse_lost(item));
     all.extend(grace_exceeded(item));
     all.extend(stop_signal_ignored(item));
@@ -40,7 +41,7 @@ pub(crate) fn findings(item: &Termination, at: Timestamp) -> Vec<Finding> {
         evidence: item
             .evidence
             .iter()
-            .filter(|e| (conclusion.about)(e.class))
+            .filter(|evidence| (conclusion.about)(evidence))
             .take(EVIDENCE)
             .cloned()
             .collect(),
@@ -55,7 +56,8 @@ fn requests(count: u64) -> String {
 
 fn requests_lost(item: &Termination) -> Option<Conclusion> {
     let count = item.lost.total().saturating_sub(item.lost.of(Class::StaleReuse));
-    if count == 0 {
+    let tracked = item.lost_stale_entries;
+    if count <= tracked {
         return None;
     }
     let by_class: Vec<String> = Class::ALL
@@ -65,6 +67,8 @@ fn requests_lost(item: &Termination) -> Option<Conclusion> {
         .collect();
     let came =
         item.tail_seconds.map_or_else(String::new, |tail| format!("; clients came until +{tail:.1} s"));
+    let tracked =
+        if tracked > 0 { format!(", {tracked} of them sent by connection tracking") } else { String::new() };
     let remedy = if item.tail_seconds.is_some() && !item.tail_censored {
         "let the pod serve until clients stop coming: a preStop sleep that covers the traffic tail"
     } else {
@@ -73,9 +77,26 @@ fn requests_lost(item: &Termination) -> Option<Conclusion> {
     Some(Conclusion {
         code: "requests-lost",
         severity: Severity::Error,
-        summary: format!("{} lost ({}){came}", requests(count), by_class.join(", ")),
+        summary: format!("{} lost ({}){tracked}{came}", requests(count), by_class.join(", ")),
         remedy: remedy.to_owned(),
-        about: |class| class != Class::StaleReuse,
+        about: |evidence| evidence.class != Class::StaleReuse && evidence.cause.is_none(),
+    })
+}
+
+fn stale_conntrack(item: &Termination) -> Option<Conclusion> {
+    let count = item.lost_stale_entries;
+    (count > 0).then(|| Conclusion {
+        code: "stale-conntrack",
+        severity: Severity::Error,
+        summary: format!(
+            "{} sent to this pod by older entries of the node's connection tracking, whatever the service proxy's rules said",
+            requests(count)
+        ),
+        remedy: "no preStop sleep mends this, nor a faster service proxy: a client used its address and port again before the \
+                 entry was forgotten (2 minutes after an attempt without an answer, 10 s after a reset). Give clients more \
+                 source ports or addresses, let them keep connections, or retry from another port"
+            .to_owned(),
+        about: |evidence| evidence.cause == Some(Cause::StaleConntrack),
     })
 }
 
@@ -88,7 +109,7 @@ fn keepalive_reuse_lost(item: &Termination) -> Option<Conclusion> {
         remedy: "no preStop sleep mends this: let the server answer with Connection: close (or GOAWAY) while it drains, \
                  or let clients look for the FIN before they reuse a connection, or retry"
             .to_owned(),
-        about: |class| class == Class::StaleReuse,
+        about: |evidence| evidence.class == Class::StaleReuse,
     })
 }
 
@@ -147,7 +168,7 @@ fn slow_endpoint_removal(item: &Termination) -> Option<Conclusion> {
         remedy:
             "look at the endpoint slice controller and the API server: this delay adds to every termination"
                 .to_owned(),
-        about: |class| matches!(class, Class::Refused | Class::Blackholed),
+        about: |evidence| matches!(evidence.class, Class::Refused | Class::Blackholed),
     })
 }
 
@@ -164,6 +185,26 @@ mod tests {
     #[test]
     fn a_clean_end_has_no_finding() {
         assert_eq!(codes(&termination(|_| ())), Vec::<Name>::new());
+    }
+
+    #[test]
+    fn what_connection_tracking_sent_is_told_apart() {
+        let of = |tracked: u64| {
+            termination(|t| {
+                t.lost.0[Class::Refused as usize] = 2;
+                t.lost.0[Class::Blackholed as usize] = 3;
+                t.lost_stale_entries = tracked;
+            })
+        };
+        assert_eq!(codes(&of(0)), ["requests-lost"]);
+        assert_eq!(codes(&of(3)), ["requests-lost", "stale-conntrack"]);
+        assert_eq!(codes(&of(5)), ["stale-conntrack"]);
+        let all = findings(&of(3), Timestamp(0));
+        assert_eq!(
+            all[0].summary,
+            "5 requests lost (2 refused, 3 blackholed), 3 of them sent by connection tracking"
+        );
+        assert!(all[1].remedy.contains("no preStop sleep"), "{}", all[1].remedy);
     }
 
     #[test]

@@ -303,10 +303,15 @@ impl<'a> End<'a> {
         unnamed.filter_map(Container::ended).filter(|at| *at >= self.episode.began).max()
     }
 
-    /// Deletion seen to last new connection.
+    /// Deletion seen to last new connection. Not known if that is one that a stale entry of connection tracking sent: when the
+    /// one before it came is not counted.
     pub(crate) fn tail(&self) -> Option<u64> {
         let last = Mono(self.counters().last_new_ns);
-        if last.0 == 0 { None } else { self.episode.seen.map(|seen| last.since(seen)) }
+        if last.0 == 0 || self.pod.evidence.is_stale(last) {
+            None
+        } else {
+            self.episode.seen.map(|seen| last.since(seen))
+        }
     }
 
     /// The tail is no measure of what a sleep must cover.

@@ -2,6 +2,7 @@
 //! kernel counters, API watches, cgroupfs) reduce what they see to these; the event log is a list of them, one JSON
 //! object a line. No conclusion is drawn here.
 
+use crate::conntrack::Tracked;
 use crate::time::Mono;
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::protocol::Protocol;
@@ -132,6 +133,8 @@ pub enum Fact {
     },
     /// Evidence of a lost attempt (the counters have it already).
     Loss(Loss),
+    /// What connection tracking has of a lost connect, asked for after it.
+    Tracked(Tracked),
     /// A reading of a slot's counters.
     Reading {
         /// Slot and generation.
@@ -174,7 +177,11 @@ impl Fact {
             | Self::Exited { .. }
             | Self::Listener { .. }
             | Self::Anomaly { .. } => true,
-            Self::Clock { .. } | Self::Loss(_) | Self::Reading { .. } | Self::KernelAnomalies { .. } => false,
+            Self::Clock { .. }
+            | Self::Loss(_)
+            | Self::Tracked(_)
+            | Self::Reading { .. }
+            | Self::KernelAnomalies { .. } => false,
         }
     }
 }
@@ -387,6 +394,9 @@ pub struct Loss {
     /// When the attempt was lost, where that is before the event's moment: a packet may be dropped long after it was sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempted: Option<Mono>,
+    /// It was a connect, and no socket of the pod took part in it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub connect: bool,
     /// How many attempts this stands for: more than one where the kernel counts packets and does not tell whose they were.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub attempts: u32,
@@ -399,6 +409,11 @@ pub(crate) const fn one() -> u32 {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 pub(crate) const fn is_one(count: &u32) -> bool {
     *count == 1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Address and port.

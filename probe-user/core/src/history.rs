@@ -147,6 +147,7 @@ mod tests {
             request: 1,
             attempts: 1,
             detail: String::new(),
+            cause: None,
         };
         let mut history = History::new(3);
         for name in ["a", "b", "c", "d"] {

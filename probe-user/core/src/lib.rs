@@ -9,6 +9,7 @@ pub mod advise;
 pub mod catalogue;
 pub mod command;
 mod conclude;
+pub mod conntrack;
 mod endpoints;
 mod episode;
 pub mod event;

@@ -295,6 +295,7 @@ impl Monitor {
                 self.handle_listener(at, slot, container, port, open || listeners > 0);
             }
             Fact::Loss(loss) => self.handle_loss(at, loss),
+            Fact::Tracked(tracked) => self.handle_tracked(&tracked),
             Fact::Reading { slot, counters } => self.handle_reading(at, slot, &counters),
             Fact::KernelAnomalies { values } => self.handle_kernel_anomalies(&values),
             Fact::Anomaly { kind, count } => self.note(kind, count),

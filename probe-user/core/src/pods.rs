@@ -1,8 +1,9 @@
 //! What is known of the pods of this node: API facts, cgroups, slot, counters, evidence, and the end that is under way.
 
+use crate::conntrack::{Before, Met, Tracked, sent_it};
 use crate::endpoints::Membership;
 use crate::episode::Episode;
-use crate::event::{Loss, Pod};
+use crate::event::{Address, Loss, Pod};
 use crate::ledger::Ledger;
 use crate::ports::PortUse;
 use crate::routes::Routes;
@@ -106,7 +107,11 @@ pub(crate) struct EvidenceLog {
     pub(crate) received: u64,
     /// Losses whose client is on this node.
     pub(crate) same_node: u64,
+    /// Losses that a stale entry of connection tracking caused.
+    pub(crate) stale_entries: u64,
     pub(crate) last: Option<Mono>,
+    /// The entries of those items that were asked about: by the item's moment, client and pod.
+    met: BTreeMap<(Mono, Address, Address), Met>,
 }
 
 impl EvidenceLog {
@@ -119,16 +124,61 @@ impl EvidenceLog {
         self.items.push_back((at, same_node, loss));
         let fits = self.items.len() <= limit;
         if !fits {
-            let oldest = self.items.pop_front().map_or(0, |(_, _, loss)| loss.attempts);
-            self.dropped = self.dropped.saturating_add(u64::from(oldest));
+            let oldest = self.items.pop_front().map_or(0, |(at, _, loss)| self.forget(at, &loss));
+            self.dropped = self.dropped.saturating_add(oldest);
         }
         fits
+    }
+
+    /// Attempts of an item that has gone.
+    fn forget(&mut self, at: Mono, loss: &Loss) -> u64 {
+        self.met.remove(&(at, loss.peer, loss.local));
+        u64::from(loss.attempts)
+    }
+
+    /// Takes what connection tracking has of a lost connect.
+    pub(crate) fn track(&mut self, tracked: &Tracked) {
+        let Tracked { lost, peer, local, entry, .. } = *tracked;
+        let key = (lost, peer, local);
+        let is_it = |(at, _, loss): &&(Mono, bool, Loss)| (*at, loss.peer, loss.local) == key;
+        let Some((_, _, loss)) = self.items.iter().find(is_it) else { return };
+        let (attempted, attempts) = (loss.attempted.unwrap_or(lost), u64::from(loss.attempts));
+        let others = self.items.iter().filter(|(_, _, loss)| (loss.peer, loss.local) == (peer, local));
+        let earlier = others
+            .map(|(at, _, loss)| (loss.attempted.unwrap_or(*at), *at))
+            .filter(|(moment, at)| *moment < attempted && *at != lost)
+            .max();
+        let before = earlier.and_then(|(moment, at)| {
+            let entry = self.met.get(&(at, peer, local))?.entry?;
+            Some(Before { entry, ago_ns: attempted.since(moment) })
+        });
+        let stale = sent_it(loss.class, local, attempted, entry.as_ref(), before.as_ref());
+        if self.met.insert(key, Met { entry, stale }).is_none() && stale.is_some() {
+            self.stale_entries = self.stale_entries.saturating_add(attempts);
+        }
+    }
+
+    /// What is known of the entry of an item.
+    pub(crate) fn met(&self, at: Mono, loss: &Loss) -> Option<&Met> {
+        self.met.get(&(at, loss.peer, loss.local))
+    }
+
+    /// A stale entry of connection tracking sent the connect of this moment.
+    pub(crate) fn is_stale(&self, moment: Mono) -> bool {
+        self.items.iter().any(|(at, _, loss)| {
+            loss.attempted.unwrap_or(*at) == moment
+                && self.met(*at, loss).is_some_and(|met| met.stale.is_some())
+        })
     }
 
     /// What came after this moment, to be kept for the pod's next end.
     pub(crate) fn after(self, moment: Mono) -> Self {
         let mut kept = Self::default();
         for (at, same_node, loss) in self.items.into_iter().filter(|(at, ..)| *at > moment) {
+            if let Some(met) = self.met.get(&(at, loss.peer, loss.local)) {
+                kept.met.insert((at, loss.peer, loss.local), *met);
+                kept.stale_entries += if met.stale.is_some() { u64::from(loss.attempts) } else { 0 };
+            }
             let _fits = kept.push(at, same_node, loss, usize::MAX);
         }
         kept
@@ -137,7 +187,8 @@ impl EvidenceLog {
     /// After a restore: the bound that holds now. Tells how many had to go.
     pub(crate) fn rebuild(&mut self, limit: usize) -> u64 {
         let surplus = self.items.len().saturating_sub(limit);
-        let surplus = self.items.drain(..surplus).map(|(_, _, loss)| u64::from(loss.attempts)).sum();
+        let surplus: Vec<_> = self.items.drain(..surplus).collect();
+        let surplus = surplus.iter().map(|(at, _, loss)| self.forget(*at, loss)).sum();
         self.dropped = self.dropped.saturating_add(surplus);
         surplus
     }

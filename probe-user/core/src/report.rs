@@ -60,6 +60,7 @@ pub(crate) fn report(end: End<'_>, scope: Scope<'_>, state: State, node: &str) -
         },
         lost,
         lost_inferred,
+        lost_stale_entries: end.pod.evidence.stale_entries.min(lost.total()),
         by_source: BySource { same_node, unknown: lost.total() - same_node, ..BySource::default() },
         expected: end.episode.expected,
         probes_excluded: counters.probes,
@@ -110,7 +111,8 @@ fn evidence(end: End<'_>) -> Vec<Evidence> {
         .iter()
         .map(|(at, _, loss)| {
             let protocol = end.pod.ports.get(&loss.local.port).map(PortUse::protocol).unwrap_or_default();
-            Evidence::of(loss, protocol, wall(end, loss.attempted.unwrap_or(*at)))
+            let met = end.pod.evidence.met(*at, loss);
+            Evidence::of(loss, protocol, wall(end, loss.attempted.unwrap_or(*at)), met)
         })
         .collect();
     all.sort_by_key(|evidence| evidence.at);

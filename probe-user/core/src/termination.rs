@@ -1,7 +1,8 @@
 //! A pod's end as users see it: the item of `/api/v1/terminations`, the log line, and (for a container that ended while
 //! its pod went on) the item of `/api/v1/restarts`. Plain data; [`crate::episode`] makes it.
 
-use crate::event::{Loss, Workload};
+use crate::conntrack::Met;
+use crate::event::{Address, Loss, Workload};
 use crate::time::Mono;
 use crate::wallclock::Timestamp;
 use probe_ebpf::class::{Class, Confidence, Phase};
@@ -266,11 +267,22 @@ pub struct Evidence {
     pub attempts: u32,
     /// What else the kernel saw.
     pub detail: String,
+    /// Why the attempt came to this pod, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
+}
+
+/// Why an attempt came to a pod that was not there for it any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// An entry of this node's connection tracking that was older than the attempt sent it there.
+    StaleConntrack,
 }
 
 impl Evidence {
     /// `protocol`: what its port speaks.
-    pub(crate) fn of(loss: &Loss, protocol: Protocol, at: Timestamp) -> Self {
+    pub(crate) fn of(loss: &Loss, protocol: Protocol, at: Timestamp, met: Option<&Met>) -> Self {
         let arrival = match (loss.late_connection, loss.late) {
             (true, _) => "on a late connection",
             (false, true) => "late, on an older connection",
@@ -289,6 +301,11 @@ impl Evidence {
         if confidence_of(protocol, loss.class, Confidence::Observed) == Confidence::Inferred {
             detail.push_str(", at least one request of its connection");
         }
+        let stale = met.and_then(|met| met.stale);
+        if let Some(Address { ip, port }) = stale {
+            let to = SocketAddr::new(ip, port);
+            detail.push_str(&format!(", sent here by an older entry of connection tracking for {to}"));
+        }
         Self {
             at,
             class: loss.class,
@@ -299,8 +316,14 @@ impl Evidence {
             request: loss.request,
             attempts: loss.attempts,
             detail,
+            cause: stale.map(|_| Cause::StaleConntrack),
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// One pod's end (or one container's, as an item of `/api/v1/restarts`).
@@ -332,6 +355,9 @@ pub struct Termination {
     pub lost: Lost,
     /// Of those, how many are inferred.
     pub lost_inferred: u64,
+    /// Of those, how many a stale entry of this node's connection tracking is known to have sent.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lost_stale_entries: u64,
     /// Of those, by the client's place.
     pub by_source: BySource,
     /// Late connections that the service proxy sends on purpose.

@@ -29,6 +29,7 @@ pub(crate) fn termination(change: impl FnOnce(&mut Termination)) -> Termination 
         requests: Requests::default(),
         lost: Lost::default(),
         lost_inferred: 0,
+        lost_stale_entries: 0,
         by_source: BySource::default(),
         expected: 0,
         probes_excluded: 0,

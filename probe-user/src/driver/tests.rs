@@ -12,6 +12,7 @@ fn driver() -> (Driver, Links) {
         kernel: None,
         hierarchy: None,
         announcer: None,
+        asker: None,
         journal: Journal { format: LogFormat::Text },
         kernel_log: None,
         own_pod: None,

@@ -2,6 +2,7 @@
 //! and `/proc` say at one moment. Out: series of the catalogue's agent families.
 
 use crate::driver::query::KernelNow;
+use crate::host::conntrack::Asked;
 use crate::host::process::ProcessStats;
 use crate::host::rules;
 use crate::kernel::{Hook, HookState};
@@ -24,6 +25,10 @@ pub struct Own<'a> {
     pub cgroup_error: Option<&'a str>,
     /// Whether the service proxy's rules are followed.
     pub rules: rules::State,
+    /// Whether connection tracking is asked.
+    pub conntrack: rules::State,
+    /// How many questions to it ended how.
+    pub conntrack_queries: [u64; Asked::ALL.len()],
     /// All watches are in sync, and some are there.
     pub api_in_sync: bool,
     /// A first list came in.
@@ -44,8 +49,13 @@ impl Own<'_> {
         feature(&mut out, "kernel_programs", kernel, whole);
         feature(&mut out, "cgroups", self.cgroup_error.is_none(), self.cgroup_error.is_none());
         feature(&mut out, "kubernetes_api", self.api_seen, self.api_in_sync);
-        let follows = self.rules == rules::State::Active;
-        feature(&mut out, "proxy_rules", follows, follows || self.rules == rules::State::Disabled);
+        for (name, state) in [("proxy_rules", &self.rules), ("conntrack", &self.conntrack)] {
+            let works = *state == rules::State::Active;
+            // Not wanted is not degraded.
+            feature(&mut out, name, works, works || *state == rules::State::Disabled);
+        }
+        let asked = Asked::ALL.map(Asked::name).into_iter().zip(self.conntrack_queries);
+        out.extend(asked.map(|(name, count)| one("conntrack_queries", &[name], Value::Counter(count))));
         let failed = self.events.as_ref().is_some_and(|events| events.error.is_some());
         // Not wanted is not degraded.
         feature(&mut out, "kubernetes_events", self.events.is_some(), !failed);

@@ -4,8 +4,8 @@
 //!
 //! Lost notifications are counted, and the set is read anew; what went meanwhile went at a moment that nobody knows.
 
-mod message;
-mod socket;
+pub(crate) mod message;
+pub(crate) mod socket;
 mod table;
 mod targets;
 
@@ -37,7 +37,7 @@ const RETRY: Duration = Duration::from_secs(30);
 const NOT_VISIBLE: &str = "no nftables table kube-proxy with a set hairpin-connections: another data plane, or \
                            another mode of kube-proxy";
 
-/// Whether the proxy's rules are followed.
+/// Whether the proxy's rules are followed, or connection tracking is asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum State {
     /// Not asked for.

@@ -26,8 +26,14 @@ pub async fn livez(State(app): State<App>, RawQuery(query): RawQuery) -> Respons
 
 /// GET /readyz.
 pub async fn readyz(State(app): State<App>, RawQuery(query): RawQuery) -> Response {
-    let mut checks =
-        vec![driver(&app), kernel(&app.start), cgroups(&app.start), proxy_rules(&app), lists(&app)];
+    let mut checks = vec![
+        driver(&app),
+        kernel(&app.start),
+        cgroups(&app.start),
+        optional("proxy-rules", app.rules.state()),
+        optional("conntrack", app.lookups.state()),
+        lists(&app),
+    ];
     checks.extend(app.outbox.as_deref().map(events));
     report("readyz", &checks, query.as_deref())
 }
@@ -59,14 +65,14 @@ fn cgroups(start: &Start) -> Check {
 }
 
 /// Ready either way.
-fn proxy_rules(app: &App) -> Check {
-    let note = match app.rules.state() {
+fn optional(name: &'static str, state: rules::State) -> Check {
+    let note = match state {
         rules::State::Active => String::new(),
         rules::State::Disabled => "disabled".to_owned(),
         rules::State::Unsupported(why) => format!("degraded: unsupported: {why}"),
         rules::State::Failed(why) => format!("degraded: failed: {why}"),
     };
-    Check { name: "proxy-rules", ok: true, note }
+    Check { name, ok: true, note }
 }
 
 fn degraded(missing: &[String]) -> String {

@@ -46,6 +46,8 @@ fn own_series(app: &App) -> Vec<Series> {
         hooks: &app.start.hooks,
         cgroup_error: app.start.cgroup_error.as_deref(),
         rules: app.rules.state(),
+        conntrack: app.lookups.state(),
+        conntrack_queries: app.lookups.counts(),
         api_in_sync: !states.is_empty() && states.iter().all(|(_, state)| state.synced),
         api_seen: states.iter().any(|(_, state)| state.ever_synced),
         lags: app.table.lags(mono_now()),

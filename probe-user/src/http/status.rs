@@ -3,6 +3,7 @@
 use super::{App, Start, error, json_response};
 use crate::clock::mono_now;
 use crate::exposition::own::VERSION;
+use crate::host::conntrack::{Asked, Lookups};
 use crate::host::rules::State;
 use crate::kernel::{Heritage, HookState};
 use crate::kube::events::outbox::{Dropped, Outbox, Sent};
@@ -66,6 +67,7 @@ pub async fn status(extract::State(app): extract::State<App>) -> Response {
             "cgroups": {"state": if start.cgroup_error.is_some() { "failed" } else { "active" }, "why": start.cgroup_error},
             "pins": pins(start),
             "proxy_rules": proxy_rules(&app.rules.state()),
+            "conntrack": conntrack(&app.lookups),
             "hooks": hooks,
             "sources": sources,
             "events": events(app.outbox.as_deref()),
@@ -119,6 +121,20 @@ fn proxy_rules(state: &State) -> Value {
         State::Failed(why) => ("failed", why.as_str()),
     };
     json!({"state": state, "why": format!("{why}; the traffic tail stands alone")})
+}
+
+fn conntrack(lookups: &Lookups) -> Value {
+    let state = lookups.state();
+    let (state, why) = match &state {
+        State::Active => ("active", None),
+        State::Disabled => ("disabled", Some("--conntrack is not set")),
+        State::Unsupported(why) => ("unsupported", Some(why.as_str())),
+        State::Failed(why) => ("failed", Some(why.as_str())),
+    };
+    let why = why.map(|why| format!("{why}; whether a stale entry sent a lost connect is not known"));
+    let counts = Asked::ALL.map(Asked::name).into_iter().zip(lookups.counts());
+    let asked: Map<String, Value> = counts.map(|(name, count)| (name.to_owned(), json!(count))).collect();
+    json!({"state": state, "why": why, "asked": asked})
 }
 
 fn state_of(state: &HookState) -> (&'static str, Option<&str>) {

@@ -44,6 +44,7 @@ impl Servers {
             kernel: None,
             hierarchy: None,
             announcer: None,
+            asker: None,
             journal: Journal { format: LogFormat::Text },
             kernel_log: None,
             own_pod: None,
@@ -64,7 +65,14 @@ impl Servers {
             pin_error: None,
         };
         let (rules, outbox) = (Watched::default(), None);
-        let app = App { links, table: Arc::default(), rules, outbox, start: Arc::new(start) };
+        let app = App {
+            links,
+            table: Arc::default(),
+            rules,
+            lookups: Lookups::default(),
+            outbox,
+            start: Arc::new(start),
+        };
         let (stop, stopping) = watch::channel(false);
         runtime.spawn(driver.run(stopping.clone()));
         let listen = || runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a free port");
@@ -178,7 +186,7 @@ fn health_names_what_is_missing_and_turns_ready_with_the_first_lists() {
     let verbose = get(servers.public, "/readyz?verbose", "");
     let expected = "[+]driver ok\n\
          [+]kernel ok: degraded: kernel programs: built without kernel programs; tcp_send_reset: unsupported: before 6.10\n\
-         [+]cgroups ok\n[+]proxy-rules ok: disabled\n[+]api-lists ok\nreadyz check passed\n";
+         [+]cgroups ok\n[+]proxy-rules ok: disabled\n[+]conntrack ok: disabled\n[+]api-lists ok\nreadyz check passed\n";
     assert_eq!((verbose.status, verbose.text()), (200, expected));
 }
 

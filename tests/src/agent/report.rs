@@ -28,10 +28,15 @@ pub struct Termination {
     pub requests: Requests,
     /// Lost attempts by class.
     pub lost: BTreeMap<String, u64>,
+    /// Of those, how many a stale entry of connection tracking sent.
+    #[serde(default)]
+    pub lost_stale_entries: u64,
     /// Late connections that the service proxy sent on purpose.
     pub expected: u64,
     /// Probes that were left out.
     pub probes_excluded: u64,
+    /// Deletion seen to last new connection.
+    pub tail_seconds: Option<f64>,
     /// The traffic tail is only a lower bound.
     pub tail_censored: bool,
     /// Why each was lost.
@@ -164,6 +169,9 @@ pub struct Evidence {
     /// How many attempts it stands for.
     #[serde(default = "one")]
     pub attempts: u64,
+    /// Why it came to this pod, where the agent knows.
+    #[serde(default)]
+    pub cause: Option<String>,
 }
 
 const fn one() -> u64 {

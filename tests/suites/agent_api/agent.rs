@@ -43,6 +43,7 @@ impl Agent {
             silence: Duration::from_secs(1),
             ring_bytes: 1 << 20,
             proxy_rules: None,
+            conntrack: false,
             kernel_log: false,
         };
         let side = KernelSide::none("none in this test");

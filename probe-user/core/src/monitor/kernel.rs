@@ -2,6 +2,7 @@
 
 use super::Monitor;
 use super::api::MAX_NAME;
+use crate::conntrack::Tracked;
 use crate::event::{Anomaly, Loss, WatchKind};
 use crate::pods::{Container, MAX_LISTENERS, PodState, Unlisten};
 use crate::series;
@@ -199,6 +200,14 @@ impl Monitor {
             self.addresses.contains_key(&loss.peer.ip) || self.node_addresses.contains(&loss.peer.ip);
         if !pod.evidence.push(at, is_local, loss, self.limits.evidence) {
             self.note(Anomaly::EvidenceDropped, 1);
+        }
+    }
+
+    /// The pod's end may be over by now: then the cause stays unknown.
+    pub(super) fn handle_tracked(&mut self, tracked: &Tracked) {
+        let pod = self.slots.pod_of(tracked.slot).and_then(|ix| self.pods.get_mut(ix));
+        if let Some(pod) = pod {
+            pod.evidence.track(tracked);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Generators of events: any fact at any time, from few pods, addresses and slots, so that facts meet. Nothing of them is
 //! as a real cluster would have it.
 
+use probe_core::conntrack::{Entry, EntryState, Tracked};
 use probe_core::event::{
     Address, Anomaly, ContainerStatus, Deletion, Endpoint, Event, Fact, HintSource, Key, Loss, Pod, PortHint,
     Service, Slice, WatchHealth, WatchKind, Workload,
@@ -134,9 +135,19 @@ prop_compose! {
             unread: 0,
             unacked: 0,
             attempted: None,
+        connect: false,
             attempts: 1,
         }
     }
+}
+
+fn tracked((loss, lost, replied, state, expires): (Loss, u64, bool, u8, u64)) -> Fact {
+    use EntryState::{Close, Open, Other, SynSent};
+    let state = [SynSent, Open, Close, Other][usize::from(state)];
+    let expires = Mono(expires);
+    let entry = Entry { original: loss.peer, replied, state, expires, expired: expires };
+    let entry = Some(entry).filter(|_| lost != 1);
+    Fact::Tracked(Tracked { slot: loss.slot, lost: Mono(lost), peer: loss.peer, local: loss.local, entry })
 }
 
 fn counters() -> impl Strategy<Value = Counters> {
@@ -222,6 +233,7 @@ pub(crate) fn from_kernel() -> impl Strategy<Value = Fact> {
             Fact::Listener { slot, container, port, open, listeners: 0 }
         }),
         2 => loss().prop_map(Fact::Loss),
+        1 => (loss(), number(), any::<bool>(), 0u8..4, number()).prop_map(tracked),
         4 => (slot(), counters()).prop_map(|(slot, counters)| Fact::Reading { slot, counters: Box::new(counters) }),
         1 => prop::collection::vec(number(), 0..12).prop_map(|values| Fact::KernelAnomalies { values }),
         1 => (0usize..Anomaly::ALL.len(), number()).prop_map(|(kind, count)| Fact::Anomaly { kind: Anomaly::ALL[kind], count }),

@@ -101,6 +101,7 @@ impl Story {
             unread: 120,
             unacked: 0,
             attempted: None,
+            connect: false,
             attempts: 1,
         })
     }

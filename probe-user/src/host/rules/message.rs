@@ -17,12 +17,12 @@ const SET: &[u8] = b"hairpin-connections\0";
 const MAP: &[u8] = b"__map";
 
 /// Bytes of a message's header (struct nlmsghdr), and of what each of nf_tables begins with (struct nfgenmsg).
-const HEADER: usize = 16;
-const GENERAL: usize = 4;
+pub(crate) const HEADER: usize = 16;
+pub(crate) const GENERAL: usize = 4;
 
-const NLMSG_ERROR: u16 = 2;
+pub(crate) const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST: u16 = 1;
+pub(crate) const NLM_F_REQUEST: u16 = 1;
 const NLM_F_DUMP: u16 = 0x300;
 /// The rules changed while they were read.
 const NLM_F_DUMP_INTR: u16 = 0x10;
@@ -61,7 +61,8 @@ impl Family {
     /// Both.
     pub(crate) const ALL: [Self; 2] = [Self::V4, Self::V6];
 
-    const fn number(self) -> u8 {
+    /// Its AF number.
+    pub(crate) const fn number(self) -> u8 {
         match self {
             Self::V4 => 2,
             Self::V6 => 10,
@@ -261,7 +262,7 @@ fn address(bytes: &[u8], family: Family) -> Option<(IpAddr, &[u8])> {
 }
 
 /// The first attribute of this type.
-fn attribute(bytes: &[u8], wanted: u16) -> Result<Option<&[u8]>, Malformed> {
+pub(crate) fn attribute(bytes: &[u8], wanted: u16) -> Result<Option<&[u8]>, Malformed> {
     for one in attributes(bytes) {
         let (kind, value) = one?;
         if kind == wanted {
@@ -291,12 +292,12 @@ fn first_attribute(bytes: &[u8]) -> Result<(u16, &[u8]), Malformed> {
     Ok((kind & ATTRIBUTE_TYPE, value))
 }
 
-fn number16(bytes: &[u8], at: usize) -> Result<u16, Malformed> {
+pub(crate) fn number16(bytes: &[u8], at: usize) -> Result<u16, Malformed> {
     let bytes = bytes.get(at..).and_then(|rest| rest.first_chunk()).ok_or(Malformed)?;
     Ok(u16::from_ne_bytes(*bytes))
 }
 
-fn number32(bytes: &[u8], at: usize) -> Result<u32, Malformed> {
+pub(crate) fn number32(bytes: &[u8], at: usize) -> Result<u32, Malformed> {
     let bytes = bytes.get(at..).and_then(|rest| rest.first_chunk()).ok_or(Malformed)?;
     Ok(u32::from_ne_bytes(*bytes))
 }

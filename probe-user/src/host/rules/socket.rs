@@ -80,6 +80,13 @@ impl Socket {
         Ok(Self { fd, buffer: vec![0; DATAGRAM] })
     }
 
+    /// The one datagram that answers a request; `None` if none came in a second.
+    pub(crate) fn exchange(request: &[u8]) -> Result<Option<Vec<u8>>, SocketError> {
+        let mut socket = Self::open(0)?;
+        send(socket.fd.as_raw_fd(), request, MsgFlags::empty())?;
+        Ok(socket.receive_bytes(MsgFlags::empty())?.map(<[u8]>::to_vec))
+    }
+
     /// The messages of the next datagram; `None` if none came in a second.
     pub(crate) fn receive(&mut self) -> Result<Option<Vec<Message>>, SocketError> {
         self.receive_with(MsgFlags::empty())
@@ -91,9 +98,13 @@ impl Socket {
     }
 
     fn receive_with(&mut self, flags: MsgFlags) -> Result<Option<Vec<Message>>, SocketError> {
+        Ok(self.receive_bytes(flags)?.map(messages).transpose()?)
+    }
+
+    fn receive_bytes(&mut self, flags: MsgFlags) -> Result<Option<&[u8]>, SocketError> {
         // MSG_TRUNC: the datagram's own length, whatever the buffer took.
         match recv(self.fd.as_raw_fd(), &mut self.buffer, flags | MsgFlags::MSG_TRUNC) {
-            Ok(length) => Ok(Some(messages(self.buffer.get(..length).ok_or(SocketError::Overrun)?)?)),
+            Ok(length) => self.buffer.get(..length).ok_or(SocketError::Overrun).map(Some),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
             Err(error) => Err(error.into()),
         }

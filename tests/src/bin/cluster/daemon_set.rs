@@ -19,7 +19,7 @@ use crate::release::{self, NAME, OTHER_TAG};
 use crate::report::Row;
 use crate::rollout::{self, AFTER, BEFORE, Counted, Outcome};
 use crate::site::Site;
-use crate::{kubectl, kubelet};
+use crate::{kubectl, kubelet, switched_on};
 
 /// The Deployment under load.
 const WEB: &str = "steady";
@@ -40,19 +40,24 @@ pub(crate) fn alone(site: &mut Site) -> anyhow::Result<Vec<Row>> {
 }
 
 /// Under load, and last of all the uninstall.
-pub(crate) fn disturbed(site: &mut Site) -> anyhow::Result<Vec<Row>> {
+pub(crate) fn disturbed(site: &mut Site, proxy: &str) -> anyhow::Result<Vec<Row>> {
     rollout::bring_up(site, WEB, 0)?;
-    let rows = vec![
+    let mut rows = vec![
         told("kubelet killed in a rolling update under load", kubelet_killed(site)),
         told("helm upgrade in rolling updates under load", upgraded(site)),
-        told("helm uninstall", uninstalled(site)),
     ];
+    rows.extend(switched_on::run(site, WEB, proxy)?);
+    rows.push(told("helm uninstall", uninstalled(site)));
     Ok(rows)
 }
 
-fn told(name: &str, result: anyhow::Result<String>) -> Row {
-    eprintln!("cluster: {name}: {}", if result.is_ok() { "right" } else { "WRONG" });
-    Row::of(name, result)
+pub(crate) fn told(name: &str, result: anyhow::Result<String>) -> Row {
+    let row = Row::of(name, result);
+    eprintln!(
+        "cluster: {name}: {}",
+        if row.ok { "right".to_owned() } else { format!("WRONG: {}", row.detail) }
+    );
+    row
 }
 
 /// All hooks are attached by two capabilities, in a container that may do nothing else.
@@ -109,7 +114,8 @@ fn kubelet_killed(site: &Site) -> anyhow::Result<String> {
     Ok(said)
 }
 
-/// Rolling updates follow one another until the next agent, of another image, has been at work for one of them.
+/// Rolling updates follow one another until the next agent, of another image and with all that can be switched on, has been at
+/// work for one of them.
 fn upgraded(site: &mut Site) -> anyhow::Result<String> {
     let target = rollout::service(WEB)?.cluster_ip;
     let before = lost(&site.agent)?;
@@ -121,7 +127,8 @@ fn upgraded(site: &mut Site) -> anyhow::Result<String> {
         let outcome = rollout::under_load(site_ref, target, Counted::FromTheMiddle, |load| {
             load.run_for(BEFORE)?;
             let upgrade = scope.spawn(|| {
-                let result = site_ref.release.upgrade(&format!("image.tag={OTHER_TAG}"));
+                let result =
+                    site_ref.release.upgrade(&format!("image.tag={OTHER_TAG},{}", switched_on::VALUES));
                 through.store(true, Ordering::Relaxed);
                 result
             });

@@ -18,6 +18,8 @@ mod report;
 mod rollout;
 mod second;
 mod site;
+mod switched_on;
+mod syncs;
 mod two_nodes;
 
 use std::path::PathBuf;
@@ -107,7 +109,10 @@ fn run(args: &Args) -> anyhow::Result<bool> {
         (report.experiments, report.alerts) = experiment::run(&site, args.runs)?;
     }
     if wanted(Part::DaemonSet) {
-        report.daemon_set.extend(daemon_set::disturbed(&mut site)?);
+        report.daemon_set.extend(daemon_set::disturbed(&mut site, &args.proxy)?);
+    }
+    if args.proxy == "iptables" && !wanted(Part::DaemonSet) {
+        report.daemon_set.push(switched_on::not_visible(&mut site)?);
     }
     if let Some(second) = &second {
         report.two_nodes = two_nodes::run(&site, second)?;

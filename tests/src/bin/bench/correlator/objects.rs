@@ -87,6 +87,7 @@ pub(super) fn loss(serial: u64, slot: SlotRef, container: u32, age: u64, number:
         unread: 0,
         unacked: 0,
         attempted: None,
+        connect: false,
         attempts: 1,
     }
 }
