@@ -13,7 +13,7 @@ use world::controllers::PodRef;
 use crate::daemon_set::told;
 use crate::pods::{self, NAMESPACE, PATIENCE};
 use crate::report::Row;
-use crate::rollout::{self, AFTER, BEFORE, Outcome};
+use crate::rollout::{self, AFTER, BEFORE, Counted, Outcome};
 use crate::site::Site;
 use crate::syncs::{self, Sync};
 use crate::{audit, kubectl, release};
@@ -52,7 +52,7 @@ pub(crate) fn run(site: &Site, web: &str, proxy: &str) -> anyhow::Result<Vec<Row
 fn under_load(site: &Site, web: &str) -> anyhow::Result<(Outcome, BTreeMap<String, PodRef>)> {
     let target = rollout::service(web)?.cluster_ip;
     let mut addresses = BTreeMap::new();
-    let outcome = rollout::under_load(site, target, |load| {
+    let outcome = rollout::under_load(site, target, Counted::FromTheFirst, |load| {
         load.run_for(BEFORE)?;
         for pod in pods::labelled(web)? {
             let address = pod["status"]["podIP"].as_str().context("a pod has an address")?;
