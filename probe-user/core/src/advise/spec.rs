@@ -1,100 +1,11 @@
-//! What the check reads of a pod's spec, in the API's own form.
+//! What the check makes of a pod's spec, beyond what the rules read there.
 
 use crate::probes::ProbeType;
-use crate::probes::spec::{Exec, HttpGet, Probe, TcpSocket, nullable};
-use crate::rules::facts::RestartPolicy;
-use crate::rules::object::ContainerPort;
-use serde::Deserialize;
+use crate::probes::spec::Probe;
+pub use crate::rules::object::{Container, Hook, PodSpec};
 
 /// `terminationGracePeriodSeconds` where the spec has none (the API's default).
 pub const DEFAULT_GRACE: i64 = 30;
-
-/// Of a pod's `spec`, or a template's.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct PodSpec {
-    /// Grace of a deletion.
-    pub termination_grace_period_seconds: Option<i64>,
-    /// When containers start again.
-    #[serde(deserialize_with = "nullable")]
-    pub restart_policy: RestartPolicy,
-    /// It has the node's network.
-    #[serde(deserialize_with = "nullable")]
-    pub host_network: bool,
-    /// Operating system.
-    pub os: Option<Os>,
-    /// Sidecars among them.
-    #[serde(deserialize_with = "nullable")]
-    pub init_containers: Vec<Container>,
-    /// The regular ones.
-    #[serde(deserialize_with = "nullable")]
-    pub containers: Vec<Container>,
-}
-
-/// An operating system.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct Os {
-    /// `linux` or `windows`.
-    #[serde(deserialize_with = "nullable")]
-    pub name: String,
-}
-
-/// A container.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Container {
-    /// Name.
-    #[serde(deserialize_with = "nullable")]
-    pub name: String,
-    /// `Always` makes an init container a sidecar.
-    pub restart_policy: Option<RestartPolicy>,
-    /// Ports that it says it serves.
-    #[serde(deserialize_with = "nullable")]
-    pub ports: Vec<ContainerPort>,
-    /// Restarts it.
-    pub liveness_probe: Option<Probe>,
-    /// Takes its pod out of Services.
-    pub readiness_probe: Option<Probe>,
-    /// Holds the other two back.
-    pub startup_probe: Option<Probe>,
-    /// Hooks and stop signal.
-    #[serde(deserialize_with = "nullable")]
-    pub lifecycle: Lifecycle,
-}
-
-/// Hooks and stop signal.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Lifecycle {
-    /// Runs before the stop signal.
-    pub pre_stop: Option<Hook>,
-    /// In place of the image's.
-    pub stop_signal: Option<String>,
-}
-
-/// A hook.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Hook {
-    /// A command in the container.
-    pub exec: Option<Exec>,
-    /// A request.
-    pub http_get: Option<HttpGet>,
-    /// Accepted by the API, but it cannot succeed.
-    pub tcp_socket: Option<TcpSocket>,
-    /// The kubelet waits.
-    pub sleep: Option<Sleep>,
-}
-
-/// A wait.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct Sleep {
-    /// Seconds.
-    #[serde(deserialize_with = "nullable")]
-    pub seconds: i64,
-}
 
 /// What makes pods of a spec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,11 +29,6 @@ impl PodSpec {
 }
 
 impl Container {
-    /// Told by its policy, which regular containers may have too: for them it makes no difference here.
-    pub fn is_sidecar(&self) -> bool {
-        self.restart_policy == Some(RestartPolicy::Always)
-    }
-
     /// Its probes, with their kinds.
     pub fn probes(&self) -> impl Iterator<Item = (ProbeType, &Probe)> + '_ {
         [

@@ -1,7 +1,7 @@
 //! API objects as far as the rules look at them: Pod, Service, Node, in the API's own form. `null` is as good as nothing.
 
 use super::facts::{Phase, RestartPolicy};
-use crate::probes::spec::{Port, Probe, nullable};
+use crate::probes::spec::{Exec, HttpGet, Port, Probe, TcpSocket, nullable};
 use crate::wallclock::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -64,6 +64,13 @@ pub struct PodSpec {
     /// Restart policy.
     #[serde(deserialize_with = "nullable")]
     pub restart_policy: RestartPolicy,
+    /// Grace of a deletion.
+    pub termination_grace_period_seconds: Option<i64>,
+    /// It has the node's network.
+    #[serde(deserialize_with = "nullable")]
+    pub host_network: bool,
+    /// Operating system.
+    pub os: Option<Os>,
     /// Conditions that others set.
     #[serde(deserialize_with = "nullable")]
     pub readiness_gates: Vec<ReadinessGate>,
@@ -109,13 +116,58 @@ pub struct Container {
     pub readiness_probe: Option<Probe>,
     /// Startup probe.
     pub startup_probe: Option<Probe>,
+    /// Hooks and stop signal.
+    #[serde(deserialize_with = "nullable")]
+    pub lifecycle: Lifecycle,
 }
 
 impl Container {
-    /// True of an init container that runs beside the regular ones.
+    /// True of an init container that runs beside the regular ones; of a regular one it tells nothing.
     pub fn is_sidecar(&self) -> bool {
         self.restart_policy == Some(RestartPolicy::Always)
     }
+}
+
+/// An operating system.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Os {
+    /// `linux` or `windows`.
+    #[serde(deserialize_with = "nullable")]
+    pub name: String,
+}
+
+/// Hooks and stop signal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Lifecycle {
+    /// Runs before the stop signal.
+    pub pre_stop: Option<Hook>,
+    /// In place of the image's.
+    pub stop_signal: Option<String>,
+}
+
+/// A hook.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Hook {
+    /// A command in the container.
+    pub exec: Option<Exec>,
+    /// A request.
+    pub http_get: Option<HttpGet>,
+    /// Accepted by the API, but it cannot succeed.
+    pub tcp_socket: Option<TcpSocket>,
+    /// The kubelet waits.
+    pub sleep: Option<Sleep>,
+}
+
+/// A wait.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Sleep {
+    /// Seconds.
+    #[serde(deserialize_with = "nullable")]
+    pub seconds: i64,
 }
 
 /// A declared port.
