@@ -123,17 +123,36 @@ impl State {
             Kind::Nodes => return drop(self.resync()),
             Kind::EndpointSlices | Kind::Events | Kind::Namespaces => return,
         };
-        match verb {
+        let before = match verb {
             Verb::Deleted => objects.remove(&key),
             Verb::Added | Verb::Modified => objects.insert(key.clone(), Arc::clone(object)),
         };
         let services = match kind == Kind::Services {
             true => vec![key],
-            false => self.services.keys().filter(|service| service.0 == namespace).cloned().collect(),
+            // A change of labels may take a pod out of a service.
+            false => self.services_of(namespace, before.iter().chain([object])),
         };
         for service in services {
             drop(self.sync(&service));
         }
+    }
+
+    /// The services of a namespace that select a pod, in one of its forms.
+    fn services_of<'a>(
+        &self,
+        namespace: &str,
+        forms: impl Iterator<Item = &'a Arc<Value>> + Clone,
+    ) -> Vec<Key> {
+        let selects = |service: &Value| {
+            let selector = service["spec"]["selector"].as_object();
+            let fits = |pod: &Value| {
+                let labels = &pod["metadata"]["labels"];
+                selector.is_some_and(|selector| selector.iter().all(|(key, value)| labels[key] == *value))
+            };
+            forms.clone().any(|pod| fits(pod))
+        };
+        let services = self.services.iter().filter(|(key, service)| key.0 == namespace && selects(service));
+        services.map(|(key, _)| key.clone()).collect()
     }
 
     /// Brings one service's slices in line with what is known; tells what had to be left out.
