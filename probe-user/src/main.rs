@@ -79,17 +79,22 @@ fn doctor(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(report.exit_code()))
 }
 
+/// On terminals, unless the flag or the environment (no-color.org) says no.
+fn has_color(no_color: bool) -> bool {
+    let is_unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stdout().is_terminal() && !no_color && !is_unwanted
+}
+
 fn probes(args: &ProbeArgs) -> anyhow::Result<ExitCode> {
     let mut out = io::stdout();
-    let may_color = out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let succeeded = match &args.command {
         ProbeCommand::Run(args) => {
             let target = probe::target(args)?;
-            let color = may_color && !args.how.no_color;
+            let color = has_color(args.how.no_color);
             runtime()?.block_on(probe::run(args, &target, color, &mut out)).context("stdout")?
         }
         ProbeCommand::Pod(args) => {
-            let color = may_color && !args.no_color;
+            let color = has_color(args.no_color);
             let (text, succeeded) = runtime()?.block_on(probe::pod::run(args, color))?;
             out.write_all(text.as_bytes()).context("stdout")?;
             succeeded
@@ -100,8 +105,7 @@ fn probes(args: &ProbeArgs) -> anyhow::Result<ExitCode> {
 
 fn advice(args: &AdviseArgs) -> anyhow::Result<ExitCode> {
     let AdviseCommand::Probes(args) = &args.command;
-    let wants_none = args.no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let advice = runtime()?.block_on(advise::probes(args, io::stdout().is_terminal() && !wants_none))?;
+    let advice = runtime()?.block_on(advise::probes(args, has_color(args.no_color)))?;
     for remark in &advice.remarks {
         drop(writeln!(io::stderr(), "drainscope: {remark}"));
     }

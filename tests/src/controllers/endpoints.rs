@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 
 use anyhow::Context as _;
 use probe_core::rules::endpoint::{Endpoint, Family};
-use probe_core::rules::object::{Node, Pod, Service};
+use probe_core::rules::object::{Metadata, Node, Pod, Service};
 use probe_core::rules::slices::{MAX_ENDPOINTS, Plan, SERVICE_NAME, Slice, reconcile};
 use probe_core::rules::trigger::TriggerTime;
 use probe_core::wallclock::Timestamp;
@@ -138,18 +138,11 @@ impl State {
     }
 
     /// The services of a namespace that select a pod, in one of its forms.
-    fn services_of<'a>(
-        &self,
-        namespace: &str,
-        forms: impl Iterator<Item = &'a Arc<Value>> + Clone,
-    ) -> Vec<Key> {
+    fn services_of<'a>(&self, namespace: &str, forms: impl Iterator<Item = &'a Arc<Value>>) -> Vec<Key> {
+        let forms: Vec<Metadata> =
+            forms.filter_map(|pod| Metadata::deserialize(&pod["metadata"]).ok()).collect();
         let selects = |service: &Value| {
-            let selector = service["spec"]["selector"].as_object();
-            let fits = |pod: &Value| {
-                let labels = &pod["metadata"]["labels"];
-                selector.is_some_and(|selector| selector.iter().all(|(key, value)| labels[key] == *value))
-            };
-            forms.clone().any(|pod| fits(pod))
+            Service::deserialize(service).is_ok_and(|service| forms.iter().any(|pod| service.selects(pod)))
         };
         let services = self.services.iter().filter(|(key, service)| key.0 == namespace && selects(service));
         services.map(|(key, _)| key.clone()).collect()

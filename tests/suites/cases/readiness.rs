@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use probe_core::probes::worker::{Next, Worker, WorkerConfig};
+use probe_core::probes::worker::Next;
 use probe_core::probes::{ProbeResult, ProbeType};
-use probe_core::rules::facts::{ContainerState, ContainerStatus, Phase, PodStatus, Restarts};
 use probe_core::rules::object::Pod;
 use probe_core::rules::readiness::{ProbedContainer, containers_ready, ready};
 use probe_core::wallclock::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+use crate::one_container::one_container;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
@@ -51,25 +52,8 @@ pub(crate) fn run(given: &Value) -> Result<Value> {
 
 /// What the status of the container is told of its readiness.
 fn told(results: &[ProbeResult]) -> Vec<bool> {
-    let mut worker = Worker::new(WorkerConfig {
-        kind: ProbeType::Readiness,
-        container: "c".to_owned(),
-        is_sidecar: false,
-        restarts: Restarts::default(),
-        initial_delay_seconds: 0,
-        success_threshold: 1,
-        failure_threshold: 1,
-        deleted: false,
-        manager_started: Timestamp(0),
-    });
-    let status = ContainerStatus {
-        name: "c".to_owned(),
-        id: "c1".to_owned(),
-        state: ContainerState::Running { since: Timestamp(0) },
-        started: Some(true),
-        ready: false,
-    };
-    let pod = PodStatus { phase: Phase::Running, containers: vec![status], init_containers: Vec::new() };
+    let (mut worker, mut pod) = one_container(ProbeType::Readiness, false);
+    pod.containers[0].ready = false;
     for result in results {
         if worker.look(Some(&pod), Timestamp(1_000_000_000)) == Next::Probe {
             worker.take(Some(*result));

@@ -1,15 +1,16 @@
 //! Group F: how long a pod and its containers have to end, and what happens in which second.
 
 use anyhow::Result;
-use probe_core::probes::worker::{Next, Worker, WorkerConfig};
+use probe_core::probes::worker::Next;
 use probe_core::probes::{ProbeResult, ProbeType};
 use probe_core::rules::deletion::{self, DeletablePod, Deletion};
-use probe_core::rules::facts::{ContainerState, ContainerStatus, Phase, PodStatus, Restarts};
 use probe_core::rules::grace::{ContainerGrace, KillReason, PodGrace};
 use probe_core::rules::shutdown::{EndingContainer, stops_of};
 use probe_core::wallclock::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+
+use crate::one_container::one_container;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
@@ -75,25 +76,7 @@ fn deletion_of(request: &Request) -> Value {
 
 fn probed_while_ending(worker: &EndingWorker) -> Value {
     let EndingWorker { kind, sidecar } = *worker;
-    let mut worker = Worker::new(WorkerConfig {
-        kind,
-        container: "c".to_owned(),
-        is_sidecar: sidecar,
-        restarts: Restarts::default(),
-        initial_delay_seconds: 0,
-        success_threshold: 1,
-        failure_threshold: 1,
-        deleted: false,
-        manager_started: Timestamp(0),
-    });
-    let status = ContainerStatus {
-        name: "c".to_owned(),
-        id: "c1".to_owned(),
-        state: ContainerState::Running { since: Timestamp(0) },
-        started: Some(kind != ProbeType::Startup),
-        ready: true,
-    };
-    let pod = PodStatus { phase: Phase::Running, containers: vec![status], init_containers: Vec::new() };
+    let (mut worker, pod) = one_container(kind, sidecar);
     let now = Timestamp(1_000_000_000);
     if worker.look(Some(&pod), now) == Next::Probe && kind != ProbeType::Startup {
         worker.take(Some(ProbeResult::Success));
