@@ -68,6 +68,8 @@ fields! {
     LocalV6 = "sock" "__sk_common.skc_v6_rcv_saddr";
     /// Cgroup (v2) of its creator; a child has its listener's.
     SocketCgroup = "sock" "sk_cgrp_data.cgroup";
+    /// Segments received; not those of ICMP.
+    SegmentsIn = "tcp_sock" "segs_in";
     /// Packets that a socket dropped; of a listener: SYNs and last ACKs of handshakes beyond its accept queue.
     Drops = "sock" "sk_drops";
     /// Half-open requests of a listener.
@@ -138,8 +140,8 @@ fields! {
     SignalCode = "kernel_siginfo" "si_code";
 }
 
-/// How many members there are.
-pub const FIELDS: usize = PATHS.len();
+/// Places for the members: as many as there are, or one more, so that [`Offsets`] has no padding.
+pub const FIELDS: usize = PATHS.len() | 1;
 /// In place of an offset: the running kernel has no such member.
 pub const ABSENT: u32 = u32::MAX;
 

@@ -1,6 +1,6 @@
 //! The hooks, and what they have in common: `load` reads kernel memory, `maps` are the tables, `identity` finds the
-//! slot of a namespace, address, task or port, `account` counts and writes evidence; `closing`, `listener` and `probe` are
-//! what the state hook does at a connection's end, at a listener's turns, and for probes.
+//! slot of a namespace, address, task or port, `account` counts and writes evidence; `closing`, `listener`, `probe` and
+//! `service` are what the state hook does at a connection's end, at a listener's turns, for probes, and for Services without endpoints.
 
 mod account;
 mod bare;
@@ -19,5 +19,6 @@ mod packet;
 mod probe;
 mod read;
 mod reset;
+mod service;
 mod signal;
 mod state;

@@ -8,7 +8,7 @@
 use core::mem::size_of;
 
 /// Changed whenever the meaning of a byte here changes; maps of another ABI are not adopted.
-pub const ABI: u32 = 5;
+pub const ABI: u32 = 6;
 
 /// Which programs count, and until when: user space switches from old programs to new ones, which share the maps, with
 /// one write. 0 in `instance`: none does.
@@ -169,6 +169,21 @@ pub struct Probing {
     pub address: [u64; 2],
 }
 
+/// Entries of the map of Services without endpoints: one for each address and port.
+pub const SERVICES: u32 = 1024;
+
+/// Key of the map of Services without endpoints.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ServiceKey {
+    /// The Service's address, IPv4 mapped.
+    pub address: [u64; 2],
+    /// The Service's port.
+    pub port: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
 /// Key of the map of ports.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -299,6 +314,8 @@ pub struct Counters {
     pub late_opened: u64,
     /// Late connections of probes and late attempts at them, counted nowhere else.
     pub probes: u64,
+    /// Connects of this node's clients to a Service that the pod's end left without endpoints, refused by the service proxy.
+    pub service_refused: u64,
     /// Evidence records ([`Kind::Loss`]) written to the ring.
     pub evidence: u64,
     /// Evidence records that the full ring refused.
@@ -557,6 +574,7 @@ unpadded! {
     Listening = 16;
     Container = 32;
     ProbeKey = 8;
+    ServiceKey = 24;
     Probing = 24;
     PortKey = 8;
     Port = 40;
@@ -569,7 +587,7 @@ unpadded! {
     Listener = 32;
     CgroupChange = 280;
 }
-const _: () = assert!(size_of::<Counters>() == 8 * (60 + 6 + 4 + 4 + 6));
+const _: () = assert!(size_of::<Counters>() == 8 * (60 + 6 + 4 + 4 + 7));
 const _: () = assert!(size_of::<Tally>() == size_of::<Counters>() + SHARES * size_of::<Share>());
 
 #[cfg(test)]

@@ -68,6 +68,8 @@ mod starved;
 mod stopping;
 #[path = "agent/swap.rs"]
 mod swap;
+#[path = "agent/vacant.rs"]
+mod vacant;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -117,6 +119,7 @@ fn main() -> ExitCode {
         kubelet::trials(),
         events::trials(),
         fallback::trials(),
+        vacant::trials(),
         api_trouble::trials(),
         bad_input::trials(),
         inits::trials(),

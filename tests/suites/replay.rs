@@ -92,4 +92,5 @@ scenarios! {
     rules_missed
     address_taken_over
     stale_conntrack
+    service_without_endpoints
 }

@@ -7,8 +7,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, RingBuf},
 };
 use probe_ebpf::wire::{
-    self, Closed, Container, Control, Known, Listening, Port, PortKey, ProbeKey, Probing, Slot, SlotRef,
-    Tally, Tuple, Turns, anomaly,
+    self, Closed, Container, Control, Known, Listening, Port, PortKey, ProbeKey, Probing, ServiceKey, Slot,
+    SlotRef, Tally, Tuple, Turns, anomaly,
 };
 
 /// Memory for an entry only while it is there.
@@ -61,6 +61,9 @@ pub(super) static SYNS: LruHashMap<Tuple, u32> = LruHashMap::with_max_entries(wi
 /// Probes that connect, by the port that they connect to. The kernel's alone.
 #[map]
 pub(super) static PROBES: HashMap<ProbeKey, Probing> = HashMap::with_max_entries(wire::PROBES, 0);
+/// Address and port of a Service without endpoints -> the slot of the pod whose end took the last. User space writes.
+#[map]
+pub(super) static SERVICES: HashMap<ServiceKey, SlotRef> = HashMap::with_max_entries(wire::SERVICES, 0);
 /// Id of the cgroup that a task listened in -> its listeners, so that the container's stop finds them. Not by container: a
 /// server may listen before user space knows its container. The kernel's alone.
 #[map]

@@ -7,7 +7,7 @@
 
 use super::connection::{self, Connection, HAS_CHATTER, IS_PROBE};
 use super::load::{self, direct, tcp};
-use super::{account, bare, closing, identity, known, listener, probe};
+use super::{account, bare, closing, identity, known, listener, probe, service};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::class::Phase;
 use probe_ebpf::fields::Field;
@@ -35,10 +35,10 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
             tcp::CLOSE,
         ) => bare::over(sk, old, new),
         (tcp::ESTABLISHED, tcp::CLOSE_WAIT) | (tcp::FIN_WAIT1, tcp::FIN_WAIT2) => connection::has_none(sk),
-        (tcp::CLOSE, tcp::SYN_SENT) | (tcp::SYN_SENT, tcp::ESTABLISHED | tcp::CLOSE) => {
+        (tcp::CLOSE, tcp::SYN_SENT) | (tcp::SYN_SENT, tcp::ESTABLISHED) => {
             load::net_cookie(sk) != load::host_net()
         }
-        (tcp::CLOSE, tcp::LISTEN) | (tcp::LISTEN, tcp::CLOSE) => false,
+        (tcp::CLOSE, tcp::LISTEN) | (tcp::LISTEN | tcp::SYN_SENT, tcp::CLOSE) => false,
         _ => true,
     };
     if load::joined(is_done) == 0 {
@@ -69,7 +69,10 @@ fn at_length(ctx: BtfTracePointContext) {
         (tcp::LISTEN, tcp::CLOSE) => listener::unlistened(sk),
         (tcp::CLOSE, tcp::SYN_SENT) => probe::connecting(sk),
         (tcp::SYN_SENT, tcp::ESTABLISHED) => probe::connected(sk),
-        (tcp::SYN_SENT, tcp::CLOSE) => probe::failed(sk),
+        (tcp::SYN_SENT, tcp::CLOSE) => {
+            probe::failed(sk);
+            service::failed(sk);
+        }
         _ => {}
     }
 }

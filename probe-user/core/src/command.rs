@@ -20,7 +20,7 @@ pub enum Command {
         /// Slot and generation.
         slot: SlotRef,
     },
-    /// Take the slot back: its namespaces, ports, addresses and closed tuples are removed, generation 0 is written.
+    /// Take the slot back: its namespaces, ports, addresses, services and closed tuples are removed, generation 0 is written.
     ForgetSlot {
         /// Slot and generation.
         slot: SlotRef,
@@ -62,6 +62,25 @@ pub enum Command {
         slot: SlotRef,
         /// They do.
         served: bool,
+    },
+    /// A Service that the end of the slot's pod left without endpoints: what clients of this node are refused there counts for the
+    /// slot, unless another's end had it before and still has it.
+    AddService {
+        /// The Service's address.
+        address: IpAddr,
+        /// The Service's port.
+        port: u16,
+        /// Slot and generation.
+        slot: SlotRef,
+    },
+    /// It counts for nobody. Only applied while it still names this slot.
+    RemoveService {
+        /// The Service's address.
+        address: IpAddr,
+        /// The Service's port.
+        port: u16,
+        /// Slot and generation.
+        slot: SlotRef,
     },
     /// A container's cgroup gets an index.
     AddContainer {

@@ -30,6 +30,7 @@ pub(crate) fn findings(item: &Termination, at: Timestamp) -> Vec<Finding> {
     all.extend(stop_signal_ignored(item));
     all.extend(silent_termination(item));
     all.extend(slow_endpoint_removal(item));
+    all.extend(service_without_endpoints(item));
     let make = |conclusion: Conclusion| Finding {
         code: conclusion.code.into(),
         severity: conclusion.severity,
@@ -169,6 +170,36 @@ fn slow_endpoint_removal(item: &Termination) -> Option<Conclusion> {
             "look at the endpoint slice controller and the API server: this delay adds to every termination"
                 .to_owned(),
         about: |evidence| matches!(evidence.class, Class::Refused | Class::Blackholed),
+    })
+}
+
+fn service_without_endpoints(item: &Termination) -> Option<Conclusion> {
+    let services: Vec<String> = item
+        .services_without_endpoints
+        .iter()
+        .map(|of| {
+            let ns = of.until.map(|until| u64::try_from(until.0.saturating_sub(of.from.0)).unwrap_or(0));
+            let lasted = ns.map_or_else(|| "still".to_owned(), |ns| format!("for {:.1} s", seconds(ns)));
+            format!("{} ({lasted})", of.service)
+        })
+        .collect();
+    (item.service_refused > 0).then(|| Conclusion {
+        code: "service-without-endpoints",
+        severity: Severity::Error,
+        summary: format!(
+            "{} of this node's clients refused by the service proxy: with this pod the last endpoint went of {}",
+            if item.service_refused == 1 {
+                "1 connect".to_owned()
+            } else {
+                format!("{} connects", item.service_refused)
+            },
+            services.join(", ")
+        ),
+        remedy: "keep an endpoint ready until the next one is: no strategy Recreate, maxUnavailable below the number of ready \
+                 replicas, a PodDisruptionBudget for evictions, and a preStop sleep that serves until the new pods are ready; \
+                 no sleep mends it if none comes"
+            .to_owned(),
+        about: |_| false,
     })
 }
 

@@ -8,10 +8,16 @@ use crate::rules::proxy::{Use, in_use};
 use crate::time::Mono;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 /// A change of conditions up to so long before the deletion was seen is taken for its effect: the two come by different
 /// watches.
 pub(crate) const WATCH_SKEW_NS: u64 = 1_000_000_000;
+
+/// Addresses of one Service that are kept: one per family.
+const ADDRESSES: usize = 2;
+/// Ports of one Service that are kept: as many as a slice has by the API's limit.
+const PORTS: usize = 100;
 
 /// What all slices of one service say of one pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +27,14 @@ pub(crate) struct Status {
     pub(crate) ready: bool,
     pub(crate) serving: bool,
     pub(crate) terminating: bool,
+}
+
+impl Status {
+    /// What the service's proxy may use it for.
+    fn usable(self) -> Use {
+        let Self { present, ready, serving, terminating } = self;
+        if present { Conditions { ready, serving, terminating }.usable() } else { Use::Never }
+    }
 }
 
 /// The history of one pod in one service.
@@ -33,6 +47,16 @@ pub(crate) struct Membership {
     not_ready: Option<Change>,
     unserving: Option<Change>,
     gone: Option<Change>,
+    /// The service lost its last usable endpoint with this one.
+    pub(crate) vacancy: Option<Vacancy>,
+}
+
+/// A service without an endpoint that its proxy would use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Vacancy {
+    pub(crate) from: Mono,
+    /// `None` while it lasts.
+    pub(crate) until: Option<Mono>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -42,8 +66,13 @@ struct Change {
 }
 
 impl Membership {
-    /// Takes the newest status.
-    pub(crate) fn update(&mut self, at: Mono, now: Status) {
+    /// Takes the newest status. `vacant`: the service has no usable endpoint.
+    pub(crate) fn update(&mut self, at: Mono, now: Status, vacant: bool) {
+        if vacant && self.now.usable() != Use::Never {
+            self.vacancy = Some(Vacancy { from: at, until: None });
+        } else if !vacant && let Some(vacancy) = &mut self.vacancy {
+            vacancy.until = vacancy.until.or(Some(at));
+        }
         let change = Change { at, terminating: now.terminating };
         let step = |slot: &mut Option<Change>, was: bool, is: bool| {
             if is {
@@ -90,11 +119,13 @@ pub(crate) fn reached<'a>(
     slowest
 }
 
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Flags {
     headless: bool,
     publish_not_ready: bool,
+    addresses: Vec<IpAddr>,
+    ports: Vec<u16>,
 }
 
 /// All services and slices of the namespaces that have a local pod.
@@ -119,7 +150,12 @@ impl Endpoints {
         if self.services.len() >= objects && !self.services.contains_key(&service.key) {
             return Err(Full);
         }
-        let flags = Flags { headless: service.headless, publish_not_ready: service.publish_not_ready };
+        let flags = Flags {
+            headless: service.headless,
+            publish_not_ready: service.publish_not_ready,
+            addresses: service.addresses.iter().copied().take(ADDRESSES).collect(),
+            ports: service.ports.iter().copied().take(PORTS).collect(),
+        };
         self.services.insert(service.key.clone(), flags);
         Ok(())
     }
@@ -249,15 +285,28 @@ impl Endpoints {
         if flags.headless || !status.present {
             return false;
         }
-        let Status { ready, serving, terminating, .. } = status;
-        let all = self.slices_of(service).flat_map(|slice| &slice.endpoints).map(|endpoint| Conditions {
+        flags.publish_not_ready || (status.usable() == Use::Fallback && self.in_use(service) == Use::Fallback)
+    }
+
+    /// True if the service's proxy has no endpoint to send anything to, and so refuses. A headless one has no proxy.
+    pub(crate) fn is_vacant(&self, service: &Key) -> bool {
+        self.services.get(service).is_some_and(|flags| !flags.headless) && self.in_use(service) == Use::Never
+    }
+
+    /// Addresses and ports at which clients reach the service.
+    pub(crate) fn targets(&self, service: &Key) -> impl Iterator<Item = (IpAddr, u16)> + '_ {
+        let flags = self.services.get(service).into_iter();
+        flags.flat_map(|flags| {
+            flags.addresses.iter().flat_map(|address| flags.ports.iter().map(|port| (*address, *port)))
+        })
+    }
+
+    fn in_use(&self, service: &Key) -> Use {
+        in_use(self.slices_of(service).flat_map(|slice| &slice.endpoints).map(|endpoint| Conditions {
             ready: endpoint.ready,
             serving: endpoint.serving,
             terminating: endpoint.terminating,
-        });
-        flags.publish_not_ready
-            || (Conditions { ready, serving, terminating }.usable() == Use::Fallback
-                && in_use(all) == Use::Fallback)
+        }))
     }
 }
 
@@ -305,7 +354,12 @@ mod tests {
     #[test]
     fn fallback_is_traffic_that_the_proxy_sends_on_purpose() {
         let mut all = Endpoints::default();
-        let service = |headless, publish_not_ready| Service { key: key("api"), headless, publish_not_ready };
+        let service = |headless, publish_not_ready| Service {
+            key: key("api"),
+            headless,
+            publish_not_ready,
+            ..Service::default()
+        };
         assert!(all.put_slice(slice("api-1", &[("u", false, true, true)]), 9, 9).is_ok());
         let status = all.status(&key("api"), "u");
         assert!(!all.is_fallback(&key("api"), status), "unknown service");
@@ -325,15 +379,15 @@ mod tests {
         let no = Status { ready: false, terminating: true, ..yes };
         let mut fast = Membership::default();
         let mut slow = Membership::default();
-        fast.update(Mono(1), yes);
-        slow.update(Mono(1), yes);
-        fast.update(Mono(10), no);
+        fast.update(Mono(1), yes, false);
+        slow.update(Mono(1), yes, false);
+        fast.update(Mono(10), no, false);
         assert_eq!(reached([&fast, &slow].into_iter(), Stage::NotReady, Mono(5)), None);
-        slow.update(Mono(30), no);
+        slow.update(Mono(30), no, false);
         assert_eq!(reached([&fast, &slow].into_iter(), Stage::NotReady, Mono(5)), Some(Mono(30)));
-        slow.update(Mono(40), yes);
+        slow.update(Mono(40), yes, false);
         assert_eq!(reached([&fast, &slow].into_iter(), Stage::NotReady, Mono(5)), None);
-        slow.update(Mono(50), Status::default());
+        slow.update(Mono(50), Status::default(), false);
         assert_eq!(reached([&fast, &slow].into_iter(), Stage::NotReady, Mono(5)), Some(Mono(50)));
         assert_eq!(reached([&slow].into_iter(), Stage::Gone, Mono(5)), Some(Mono(50)));
     }
@@ -341,12 +395,58 @@ mod tests {
     #[test]
     fn what_went_unready_long_before_is_no_effect_of_the_deletion() {
         let mut membership = Membership::default();
-        membership.update(Mono(1), Status { present: true, ready: true, serving: true, terminating: false });
-        membership
-            .update(Mono(2), Status { present: true, ready: false, serving: false, terminating: false });
+        membership.update(
+            Mono(1),
+            Status { present: true, ready: true, serving: true, terminating: false },
+            false,
+        );
+        membership.update(
+            Mono(2),
+            Status { present: true, ready: false, serving: false, terminating: false },
+            false,
+        );
         let late = Mono(WATCH_SKEW_NS * 5);
         assert_eq!(reached([&membership].into_iter(), Stage::NotReady, late), None);
         assert_eq!(reached(std::iter::empty(), Stage::NotReady, late), None);
+    }
+
+    #[test]
+    fn a_vacancy_begins_with_the_endpoint_that_was_the_last_and_ends_with_the_next() {
+        let mut all = Endpoints::default();
+        assert!(!all.is_vacant(&key("api")), "unknown service");
+        let service = Service {
+            key: key("api"),
+            addresses: vec![IpAddr::from([10, 96, 0, 1])],
+            ports: vec![80, 443],
+            ..Service::default()
+        };
+        assert!(all.put_service(&service, 9).is_ok());
+        assert_eq!(all.targets(&key("api")).map(|(_, port)| port).collect::<Vec<_>>(), [80, 443]);
+        let mut first = Membership::default();
+        let mut last = Membership::default();
+        for (at, u, v) in [
+            (1, (true, true, false), (true, true, false)),
+            // It stops serving while the other is ready.
+            (2, (false, false, true), (true, true, false)),
+            // The other serves while it terminates: it is used.
+            (3, (false, false, true), (false, true, true)),
+            (4, (false, false, true), (false, false, true)),
+            (5, (false, false, true), (false, false, true)),
+        ] {
+            let of = |name, (ready, serving, terminating)| (name, ready, serving, terminating);
+            assert!(all.put_slice(slice("api-1", &[of("u", u), of("v", v)]), 9, 9).is_ok());
+            let vacant = all.is_vacant(&key("api"));
+            assert_eq!(vacant, at >= 4);
+            first.update(Mono(at), all.status(&key("api"), "u"), vacant);
+            last.update(Mono(at), all.status(&key("api"), "v"), vacant);
+        }
+        assert_eq!(first.vacancy, None);
+        assert_eq!(last.vacancy, Some(Vacancy { from: Mono(4), until: None }));
+        assert!(all.put_slice(slice("api-2", &[("w", true, true, false)]), 9, 9).is_ok());
+        for at in [6, 7] {
+            last.update(Mono(at), all.status(&key("api"), "v"), all.is_vacant(&key("api")));
+        }
+        assert_eq!(last.vacancy, Some(Vacancy { from: Mono(4), until: Some(Mono(6)) }));
     }
 
     #[test]

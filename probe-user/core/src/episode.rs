@@ -4,7 +4,7 @@
 //! the pod's termination or only a container's restart may show late. Everything here is a pure function of what is
 //! known of the pod; [`crate::monitor`] keeps the time and acts on the result.
 
-use crate::endpoints::{Stage, reached};
+use crate::endpoints::{Stage, Vacancy, WATCH_SKEW_NS, reached};
 use crate::event::WatchHealth;
 use crate::limits::SECOND;
 use crate::pods::{Container, PodState};
@@ -187,6 +187,14 @@ impl<'a> End<'a> {
     /// When this node's service proxy had taken it out of its rules.
     pub(crate) fn programmed(&self) -> Option<Mono> {
         self.pod.routes.programmed(self.since())
+    }
+
+    /// Services that had no endpoint any more when this one's had gone, by name. One that the API told shortly before the end began
+    /// came with it: the two come by different watches.
+    pub(crate) fn vacancies(&self) -> impl Iterator<Item = (&'a String, Vacancy)> + use<'a> {
+        let began = self.episode.began;
+        let all = self.pod.services.iter().filter_map(|(name, service)| Some((name, service.vacancy?)));
+        all.filter(move |(_, vacancy)| vacancy.from.after(WATCH_SKEW_NS) >= began)
     }
 
     /// What its endpoint's removal is the effect of.

@@ -308,6 +308,12 @@ pub struct Service {
     pub headless: bool,
     /// `publishNotReadyAddresses`.
     pub publish_not_ready: bool,
+    /// Its cluster addresses.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+    /// Its TCP ports.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<u16>,
 }
 
 /// What the core needs of an EndpointSlice.

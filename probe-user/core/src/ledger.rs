@@ -114,6 +114,7 @@ fn each(a: &mut Counters, b: &Counters, mut f: impl FnMut(&mut u64, u64)) {
     f(&mut a.closed, b.closed);
     f(&mut a.late_opened, b.late_opened);
     f(&mut a.probes, b.probes);
+    f(&mut a.service_refused, b.service_refused);
     f(&mut a.evidence, b.evidence);
     f(&mut a.evidence_refused, b.evidence_refused);
     f(&mut a.closed_refused, b.closed_refused);

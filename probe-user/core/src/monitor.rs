@@ -13,6 +13,7 @@ mod rules;
 mod saved;
 mod settle;
 mod table;
+mod vacancy;
 
 pub use adopt::{KernelTables, Known};
 

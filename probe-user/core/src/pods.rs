@@ -13,6 +13,7 @@ use crate::totals::WorkloadIx;
 use probe_ebpf::wire::SlotRef;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 
 /// Containers of one pod that are kept, past instances until their end is concluded.
 pub(crate) const MAX_CONTAINERS: usize = 64;
@@ -217,6 +218,9 @@ pub(crate) struct PodState {
     pub(crate) served: bool,
     /// By service name.
     pub(crate) services: BTreeMap<String, Membership>,
+    /// Addresses and ports of services without endpoints that the kernel side counts for it.
+    #[serde(default)]
+    pub(crate) vacant: BTreeSet<(IpAddr, u16)>,
     /// Since when the service proxy sends traffic to it although it is terminating.
     pub(crate) fallback: Option<Mono>,
     #[serde(default)]
@@ -258,6 +262,7 @@ impl PodState {
             ports: BTreeMap::new(),
             served: false,
             services: BTreeMap::new(),
+            vacant: BTreeSet::new(),
             fallback: None,
             routes: Routes::default(),
             containers: Vec::new(),

@@ -1,13 +1,13 @@
 //! From an end under way (or just over) to the [`Termination`] that users see.
 
-use crate::endpoints::Stage;
+use crate::endpoints::{Stage, Vacancy};
 use crate::episode::End;
 use crate::event::{Anomaly, Workload};
 use crate::pods::Container;
 use crate::ports::PortUse;
 use crate::termination::{
-    BySource, Connections, ContainerEnd, Evidence, Lost, Name, PodName, Requests, State, Step, StepSource,
-    Termination, TimelineStep,
+    BySource, Connections, ContainerEnd, Evidence, Lost, Name, PodName, Requests, ServiceWithoutEndpoints,
+    State, Step, StepSource, Termination, TimelineStep,
 };
 use crate::time::Mono;
 use crate::totals::seconds;
@@ -62,6 +62,8 @@ pub(crate) fn report(end: End<'_>, scope: Scope<'_>, state: State, node: &str) -
         lost_inferred,
         lost_stale_entries: end.pod.evidence.stale_entries.min(lost.total()),
         by_source: BySource { same_node, unknown: lost.total() - same_node, ..BySource::default() },
+        service_refused: counters.service_refused,
+        services_without_endpoints: services_without_endpoints(end, counters.service_refused),
         expected: end.episode.expected,
         probes_excluded: counters.probes,
         tail_seconds: end.tail().map(seconds),
@@ -80,6 +82,16 @@ pub(crate) fn report(end: End<'_>, scope: Scope<'_>, state: State, node: &str) -
         began: end.episode.began,
         began_wall: wall(end, end.episode.began),
     }
+}
+
+/// Those at which somebody was refused: a Service that nobody uses needs no endpoint.
+fn services_without_endpoints(end: End<'_>, refused: u64) -> Vec<ServiceWithoutEndpoints> {
+    let of = |(service, vacancy): (&String, Vacancy)| ServiceWithoutEndpoints {
+        service: service.clone(),
+        from: wall(end, vacancy.from),
+        until: vacancy.until.map(|at| wall(end, at)),
+    };
+    if refused == 0 { Vec::new() } else { end.vacancies().map(of).collect() }
 }
 
 /// Stop signal to exit of the slowest container.

@@ -245,6 +245,17 @@ pub struct BySource {
     pub unknown: u64,
 }
 
+/// A Service of the pod that its end left without endpoints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceWithoutEndpoints {
+    /// Its name.
+    pub service: String,
+    /// When the last one that its proxy would use went, as the API told.
+    pub from: Timestamp,
+    /// When the next one came; `null` if none had when the end was over.
+    pub until: Option<Timestamp>,
+}
+
 /// Evidence of one lost attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
@@ -360,6 +371,13 @@ pub struct Termination {
     pub lost_stale_entries: u64,
     /// Of those, by the client's place.
     pub by_source: BySource,
+    /// Connects of this node's clients that the service proxy refused, because the pod's end had left a Service without endpoints.
+    /// No pod had them, so they are not in `lost`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub service_refused: u64,
+    /// The Services at which they were refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services_without_endpoints: Vec<ServiceWithoutEndpoints>,
     /// Late connections that the service proxy sends on purpose.
     pub expected: u64,
     /// Late connections and refused attempts of probes, counted nowhere else.

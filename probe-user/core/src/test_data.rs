@@ -30,6 +30,8 @@ pub(crate) fn termination(change: impl FnOnce(&mut Termination)) -> Termination 
         lost: Lost::default(),
         lost_inferred: 0,
         lost_stale_entries: 0,
+        service_refused: 0,
+        services_without_endpoints: Vec::new(),
         by_source: BySource::default(),
         expected: 0,
         probes_excluded: 0,

@@ -21,8 +21,8 @@ use Field::{
     BytesAcked, BytesReceived, CgroupKn, CgroupRoot, CgroupSelf, Cgroups, ChildReaper, CopiedSeq, CssCgroup,
     CssParent, DeviceIndex, DeviceNet, Drops, Error, ExitCode, Family, Flags, GroupExitCode, GroupLeader,
     HalfOpen, HierarchyId, KnId, LastReceived, LastSent, Live, LocalPort, LocalV4, LocalV6, Net, NetCookie,
-    PeerPort, PeerV4, PeerV6, PidLevel, PidNumbers, Protocol, RcvNxt, RealParent, SignalCode, SkbDevice,
-    SkbHead, SkbNetwork, SkbProtocol, SkbTime, SndNxt, SndUna, Socket, SocketCgroup, SocketCookie,
+    PeerPort, PeerV4, PeerV6, PidLevel, PidNumbers, Protocol, RcvNxt, RealParent, SegmentsIn, SignalCode,
+    SkbDevice, SkbHead, SkbNetwork, SkbProtocol, SkbTime, SndNxt, SndUna, Socket, SocketCgroup, SocketCookie,
     SocketStorage, SourcePort, State, TaskSignal, Tgid, ThreadPid, UpidNamespace, UpidNumber, WriteSeq,
 };
 
@@ -61,6 +61,7 @@ pub(super) const PROGRAMS: &[Program] = &[
             LastSent,
             LastReceived,
             HalfOpen,
+            SegmentsIn,
             Drops,
             Cgroups,
             CgroupKn,

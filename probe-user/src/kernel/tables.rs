@@ -7,7 +7,8 @@ use probe_core::monitor::KernelTables;
 use probe_ebpf::wire::{
     self, CLOSED_NS, Closed, Container, Control, Counters, HOST_SCOPE, NONE, PORT_DECLARED, PORT_PROBE,
     PORT_PROTOCOL, PORT_PROTOCOL_SHIFT, PORT_SERVICE, Port, PortKey, SLOT_ADDRESSED, SLOT_DELETING,
-    SLOT_SERVED, Slot, SlotRef, TURNS_KERNEL, TURNS_USER, Tally, Tuple, Turns, UNSETTLED, anomaly,
+    SLOT_SERVED, ServiceKey, Slot, SlotRef, TURNS_KERNEL, TURNS_USER, Tally, Tuple, Turns, UNSETTLED,
+    anomaly,
 };
 use std::net::IpAddr;
 use thiserror::Error;
@@ -59,7 +60,7 @@ macro_rules! plain {
         unsafe impl aya::Pod for Plain<$name> {}
     )* };
 }
-plain!(Control, Slot, Container, Tally, Turns, SlotRef, PortKey, Port, Tuple, Closed);
+plain!(Control, Slot, Container, Tally, Turns, SlotRef, PortKey, Port, ServiceKey, Tuple, Closed);
 
 /// How full a map is.
 pub struct MapUsage {
@@ -83,6 +84,7 @@ pub(super) struct Tables {
     ports: HashMap<MapData, Plain<PortKey>, Plain<Port>>,
     closed: HashMap<MapData, Plain<Tuple>, Plain<Closed>>,
     anomalies: Array<MapData, u64>,
+    services: HashMap<MapData, Plain<ServiceKey>, Plain<SlotRef>>,
     turns: Array<MapData, Plain<Turns>>,
 }
 
@@ -108,6 +110,7 @@ impl Tables {
             ports: take(ebpf, "PORTS")?,
             closed: take(ebpf, "CLOSED")?,
             anomalies: take(ebpf, "ANOMALIES")?,
+            services: take(ebpf, "SERVICES")?,
             turns: take(ebpf, "TURNS")?,
         })
     }
@@ -164,6 +167,14 @@ impl Tables {
                     port,
                     flags.fold(PORT_DECLARED | spoken, |all, flag| all | flag),
                 )
+            }
+            Command::AddService { address, port, slot } => self.add_service(address, port, slot),
+            Command::RemoveService { address, port, slot } => {
+                let key = service_key(address, port);
+                if self.services.get(&key, 0).is_ok_and(|owner| owner.0 == slot) {
+                    self.services.remove(&key).map_err(failed("remove a service"))?;
+                }
+                Ok(())
             }
             Command::AddContainer { container, cgroup, slot } => {
                 let known = self.containers.get(&container, 0).map_err(failed("read a container"))?.0;
@@ -262,6 +273,9 @@ impl Tables {
         {
             self.ports.remove(&key).map_err(failed("remove a port"))?;
         }
+        for key in keys(&self.services, |value| old(value.0)) {
+            self.services.remove(&key).map_err(failed("remove a service"))?;
+        }
         let is_of_it = |closed: Closed| old(SlotRef { slot: closed.slot, generation: closed.generation });
         for tuple in keys(&self.closed, |value| is_of_it(value.0)) {
             // The kernel removes entries too; what is gone is gone.
@@ -321,6 +335,14 @@ impl Tables {
         }
         value.flags = now;
         self.ports.insert(key, Plain(value), 0).map_err(failed("add a port"))
+    }
+
+    fn add_service(&mut self, address: IpAddr, port: u16, slot: SlotRef) -> Result<(), ApplyError> {
+        let key = service_key(address, port);
+        if self.services.get(&key, 0).is_ok_and(|owner| owner.0 != slot && self.is_taken(owner.0)) {
+            return Ok(());
+        }
+        self.services.insert(key, Plain(slot), 0).map_err(failed("add a service"))
     }
 
     fn is_taken(&self, slot: SlotRef) -> bool {
@@ -387,6 +409,11 @@ impl Tables {
                 capacity: u64::from(wire::PORTS),
             },
             MapUsage {
+                name: "services",
+                entries: count(self.services.keys().count()),
+                capacity: u64::from(wire::SERVICES),
+            },
+            MapUsage {
                 name: "closed",
                 entries: count(self.closed.keys().count()),
                 capacity: u64::from(wire::CLOSED),
@@ -401,6 +428,12 @@ fn keys<K: aya::Pod, V: aya::Pod>(map: &HashMap<MapData, K, V>, wanted: impl Fn(
 
 fn failed(what: &'static str) -> impl Fn(MapError) -> ApplyError {
     move |source| ApplyError { what, source }
+}
+
+fn service_key(address: IpAddr, port: u16) -> Plain<ServiceKey> {
+    let octets = octets(address);
+    let half = |at: usize| u64::from_ne_bytes(std::array::from_fn(|place| octets[at + place]));
+    Plain(ServiceKey { address: [half(0), half(8)], port: u32::from(port), reserved: 0 })
 }
 
 /// An address as the kernel programs have it: IPv4 mapped.

@@ -331,8 +331,24 @@ pub struct ServiceSpec {
     /// `None` for headless ones.
     #[serde(rename = "clusterIP")]
     pub cluster_ip: Option<String>,
+    /// One for each family.
+    #[serde(rename = "clusterIPs", deserialize_with = "nullable")]
+    pub cluster_ips: Vec<String>,
+    /// Ports.
+    #[serde(deserialize_with = "nullable")]
+    pub ports: Vec<ServicePort>,
     /// Unready pods are published as ready.
     pub publish_not_ready_addresses: Option<bool>,
+}
+
+/// A port of a Service.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ServicePort {
+    /// Number.
+    pub port: Option<i64>,
+    /// TCP if absent.
+    pub protocol: Option<String>,
 }
 
 /// An EndpointSlice.

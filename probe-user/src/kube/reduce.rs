@@ -89,12 +89,26 @@ pub fn pod(identity: &Identity, json: &str) -> Option<Reduced<Pod>> {
 #[must_use]
 pub fn service(identity: &Identity, json: &str) -> Option<Reduced<Service>> {
     let ServiceObject { spec } = serde_json::from_str(json).ok()?;
+    let mut odd = 0;
+    // Servers before 1.20 have the first alone. `None` (headless) and an empty one (ExternalName) are no addresses.
+    let said = if spec.cluster_ips.is_empty() { spec.cluster_ip.as_slice() } else { &spec.cluster_ips };
+    let mut addresses = Vec::new();
+    for text in said.iter().take(PARTS_MAX).filter(|text| !matches!(text.as_str(), "" | "None")) {
+        match text.parse() {
+            Ok(address) => addresses.push(address),
+            Err(_) => odd += 1,
+        }
+    }
+    let ports = spec.ports.iter().take(PARTS_MAX).filter(|port| is_tcp(port.protocol.as_deref()));
+    let ports = ports.filter_map(|port| port_of(port.port.unwrap_or(0), &mut odd)).collect();
     let fact = Service {
         key: Key { namespace: identity.namespace.clone(), name: identity.name.clone() },
         headless: spec.cluster_ip.as_deref() == Some("None"),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
+        addresses,
+        ports,
     };
-    Some(Reduced { fact, odd: 0 })
+    Some(Reduced { fact, odd })
 }
 
 /// An EndpointSlice. `service` is empty for slices that no Service owns: they say nothing about traffic through a proxy.

@@ -31,6 +31,12 @@ pub struct Termination {
     /// Of those, how many a stale entry of connection tracking sent.
     #[serde(default)]
     pub lost_stale_entries: u64,
+    /// Connects that the service proxy refused for want of an endpoint.
+    #[serde(default)]
+    pub service_refused: u64,
+    /// The Services at which it did.
+    #[serde(default)]
+    pub services_without_endpoints: Vec<serde_json::Value>,
     /// Late connections that the service proxy sent on purpose.
     pub expected: u64,
     /// Probes that were left out.

@@ -56,6 +56,8 @@ impl Monitor {
             | Command::AddAddress { .. }
             | Command::RemoveAddress { .. }
             | Command::AddPort { .. }
+            | Command::AddService { .. }
+            | Command::RemoveService { .. }
             | Command::ForgetContainer { .. } => false,
         };
         let done = self.commands.iter().rposition(is_done).map_or(0, |last| last + 1);
@@ -210,6 +212,8 @@ fn slot_of(command: &Command) -> Option<SlotRef> {
         | Command::AddAddress { slot, .. }
         | Command::RemoveAddress { slot, .. }
         | Command::AddPort { slot, .. }
+        | Command::AddService { slot, .. }
+        | Command::RemoveService { slot, .. }
         | Command::AddContainer { slot, .. } => Some(*slot),
         Command::ForgetContainer { .. } => None,
     }

@@ -223,6 +223,7 @@ impl Monitor {
         }
         episode.fallback = pod.fallback.is_some();
         pod.episode = Some(episode);
+        self.watch_vacancies(pod);
     }
 
     pub(super) fn handle_service(&mut self, at: Mono, service: &Service) {
@@ -291,7 +292,8 @@ impl Monitor {
             }
         }
         let status = self.endpoints.status(service, &pod.uid);
-        pod.services.entry(service.name.clone()).or_default().update(at, status);
+        let vacant = self.endpoints.is_vacant(service);
+        pod.services.entry(service.name.clone()).or_default().update(at, status, vacant);
         let ports = self.endpoints.ports(service, &pod.uid);
         if status.present {
             pod.services.entry(service.name.clone()).or_default().names_ports = !ports.is_empty();
@@ -314,6 +316,7 @@ impl Monitor {
         if let (true, Some(episode)) = (is_fallback, pod.episode.as_mut()) {
             episode.fallback = true;
         }
+        self.watch_vacancies(pod);
     }
 
     pub(super) fn handle_watch(

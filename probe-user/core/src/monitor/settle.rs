@@ -232,6 +232,7 @@ impl Monitor {
         pod.listeners.clear();
         pod.was_ready = false;
         pod.episode = None;
+        self.watch_vacancies(pod);
     }
 }
 

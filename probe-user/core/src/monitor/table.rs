@@ -98,6 +98,8 @@ impl Monitor {
         if pod.episode.as_ref().is_some_and(|episode| episode.seen.is_some()) {
             self.mark_deleting(pod);
         }
+        pod.vacant.clear();
+        self.watch_vacancies(pod);
     }
 
     /// Tells the kernel side, once, that the pod is being deleted.
@@ -239,6 +241,7 @@ impl Monitor {
         }
         let Some(slot) = pod.slot.take() else { return };
         self.command(Command::ForgetSlot { slot });
+        pod.vacant.clear();
         self.slots.release(slot, self.now);
         if pod.fact.as_ref().is_some_and(|fact| fact.host_network) {
             self.declare_host_ports();

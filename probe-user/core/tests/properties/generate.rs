@@ -195,13 +195,25 @@ fn rules() -> impl Strategy<Value = Fact> {
     ]
 }
 
+fn service() -> impl Strategy<Value = Service> {
+    let addresses = prop::collection::vec(address(), 0..3);
+    let ports = prop::collection::vec(any::<u16>(), 0..3);
+    (key(), any::<bool>(), any::<bool>(), addresses, ports).prop_map(
+        |(key, headless, publish_not_ready, addresses, ports)| Service {
+            key,
+            headless,
+            publish_not_ready,
+            addresses,
+            ports,
+        },
+    )
+}
+
 pub(crate) fn from_api() -> impl Strategy<Value = Fact> {
     prop_oneof![
         6 => pod().prop_map(|pod| Fact::Pod(Box::new(pod))),
         2 => uid().prop_map(|uid| Fact::PodGone { uid }),
-        1 => (key(), any::<bool>(), any::<bool>()).prop_map(|(key, headless, publish_not_ready)| {
-            Fact::Service(Service { key, headless, publish_not_ready })
-        }),
+        1 => service().prop_map(Fact::Service),
         1 => key().prop_map(|key| Fact::ServiceGone { key }),
         3 => slice().prop_map(Fact::Slice),
         1 => key().prop_map(|key| Fact::SliceGone { key }),

@@ -72,6 +72,8 @@ struct Kernel {
     addresses: BTreeMap<IpAddr, SlotRef>,
     /// By scope and number.
     ports: BTreeMap<(Option<u32>, u16), Port>,
+    /// Services without endpoints, by address and port.
+    services: BTreeMap<(IpAddr, u16), SlotRef>,
     /// Counters or a container's phase were wiped while in use.
     wiped: bool,
 }
@@ -89,6 +91,7 @@ impl Kernel {
                 self.slots.remove(&slot.slot);
                 self.addresses.retain(|_, owner| *owner != slot);
                 self.ports.retain(|_, port| port.owner != slot);
+                self.services.retain(|_, owner| *owner != slot);
             }
             Command::AddAddress { address, slot } => drop(self.addresses.insert(address, slot)),
             Command::RemoveAddress { address, slot } => {
@@ -99,16 +102,24 @@ impl Kernel {
             Command::AddPort { slot, host_network, port, probe, service, protocol } => {
                 let key = (if host_network { None } else { Some(slot.slot) }, port);
                 let known = self.ports.get(&key).copied();
-                let is_there = |slot: SlotRef| {
-                    self.slots.get(&slot.slot).is_some_and(|(generation, _)| *generation == slot.generation)
-                };
                 match known {
                     Some(old) if old.owner == slot => {
                         let (probe, service) = (probe || old.probe, service || old.service);
                         self.ports.insert(key, Port { owner: slot, probe, service, protocol });
                     }
-                    Some(old) if is_there(old.owner) => {}
+                    Some(old) if self.is_there(old.owner) => {}
                     _ => drop(self.ports.insert(key, Port { owner: slot, probe, service, protocol })),
+                }
+            }
+            Command::AddService { address, port, slot } => {
+                let key = (address, port);
+                if !self.services.get(&key).is_some_and(|owner| *owner != slot && self.is_there(*owner)) {
+                    self.services.insert(key, slot);
+                }
+            }
+            Command::RemoveService { address, port, slot } => {
+                if self.services.get(&(address, port)) == Some(&slot) {
+                    self.services.remove(&(address, port));
                 }
             }
             Command::AddContainer { container, cgroup, .. } => {
@@ -120,6 +131,10 @@ impl Kernel {
                 }
             }
         }
+    }
+
+    fn is_there(&self, slot: SlotRef) -> bool {
+        self.slots.get(&slot.slot).is_some_and(|(generation, _)| *generation == slot.generation)
     }
 
     fn flag(&mut self, slot: SlotRef, flag: usize, on: bool) {

@@ -217,6 +217,39 @@ fn services_say_whether_a_proxy_stands_in_front() {
 }
 
 #[test]
+fn services_keep_their_cluster_addresses_and_tcp_ports() {
+    for (spec, addresses, ports, odd) in [
+        (json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}), &["10.96.0.1"][..], &[80][..], 0),
+        (
+            json!({
+                "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"],
+                "ports": [{"port": 80, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"}, {"port": 443}],
+            }),
+            &["10.96.0.1", "fd00::1"],
+            &[80, 443],
+            0,
+        ),
+        (json!({"clusterIP": "None", "clusterIPs": ["None"], "ports": null}), &[], &[], 0),
+        (json!({"clusterIP": "", "clusterIPs": null, "type": "ExternalName"}), &[], &[], 0),
+        (
+            json!({"clusterIPs": ["rubbish", "10.96.0.2"], "ports": [{"port": 0}, {"port": 70000}]}),
+            &["10.96.0.2"],
+            &[],
+            3,
+        ),
+    ] {
+        let text = json!({"metadata": {"name": "s", "namespace": "n"}, "spec": spec}).to_string();
+        let reduced = service(&identity(&text).expect("identity"), &text).expect("a service");
+        let known: Vec<String> = reduced.fact.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            (known, reduced.fact.ports, reduced.odd),
+            (addresses.iter().map(ToString::to_string).collect(), ports.to_vec(), odd),
+            "{spec}"
+        );
+    }
+}
+
+#[test]
 fn slices_keep_pods_and_tcp_ports_with_the_conditions_defaults() {
     let text = json!({
         "metadata": {"name": "s-1", "namespace": "n", "labels": {"kubernetes.io/service-name": "s"}},

@@ -19,7 +19,7 @@ use crate::release::{self, NAME, OTHER_TAG};
 use crate::report::Row;
 use crate::rollout::{self, AFTER, BEFORE, Counted, Outcome};
 use crate::site::Site;
-use crate::{kubectl, kubelet, switched_on};
+use crate::{kubectl, kubelet, switched_on, vacant};
 
 /// The Deployment under load.
 const WEB: &str = "steady";
@@ -47,6 +47,7 @@ pub(crate) fn disturbed(site: &mut Site, proxy: &str) -> anyhow::Result<Vec<Row>
         told("helm upgrade in rolling updates under load", upgraded(site)),
     ];
     rows.extend(switched_on::run(site, WEB, proxy)?);
+    rows.push(told("a Service loses its last endpoint", vacant::run(site, WEB)));
     rows.push(told("helm uninstall", uninstalled(site)));
     Ok(rows)
 }

@@ -21,6 +21,7 @@ mod site;
 mod switched_on;
 mod syncs;
 mod two_nodes;
+mod vacant;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

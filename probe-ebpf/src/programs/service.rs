@@ -1,0 +1,32 @@
+//! Connects of this node's clients to a Service that has no endpoint left. The service proxy refuses them by ICMP on this node; no
+//! pod's socket is involved, so they are no pod's losses and counted apart. What the proxy drops instead is not seen here, nor is
+//! what other nodes' clients meet.
+
+use super::load::{self, direct};
+use super::{account, identity, maps};
+use probe_ebpf::fields::Field;
+use probe_ebpf::wire::ServiceKey;
+
+/// ECONNREFUSED.
+const REFUSED: i32 = 111;
+
+/// SYN_SENT -> CLOSE, in whatever network namespace. A pod that is still in the proxy's rules refuses by a segment, which its own
+/// side counts; an ICMP message is none (tcp_v4_err, tcp_v6_err).
+#[inline(always)]
+pub(super) fn failed(sk: *const u8) {
+    if direct::<i32>(sk, Field::Error) != REFUSED {
+        return;
+    }
+    let tp = load::tcp_sock(sk);
+    if tp.is_null() || direct::<u32>(tp, Field::SegmentsIn) != 0 {
+        return;
+    }
+    let port = u32::from(u16::from_be(direct(sk, Field::PeerPort)));
+    let key = ServiceKey { address: load::peer_address(sk), port, reserved: 0 };
+    // SAFETY: user space alone writes the map, whole values.
+    let Some(slot) = (unsafe { maps::SERVICES.get(key) }) else { return };
+    let Some(slot) = identity::valid(*slot) else { return };
+    let Some(tally) = account::tally(slot.slot) else { return };
+    // SAFETY: a live map value.
+    account::add(unsafe { &raw mut (*account::counters_in(tally)).service_refused });
+}

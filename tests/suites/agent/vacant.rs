@@ -1,0 +1,103 @@
+//! A Service that a pod's end leaves without endpoints: what the service proxy refuses there is counted apart from what the pod does.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use libtest_mimic::Trial;
+use serde_json::json;
+use world::PodTemplate;
+use world::agent::{Recording, Words};
+use world::apiserver::Kind;
+use world::clients::Load;
+use world::kubelet::{Step, monotonic_ns};
+use world::load::{self, Attempt};
+
+use crate::site::{NAMESPACE, Site, failures, program, wait_stopped};
+use crate::{SETTLING, SOON, trial};
+
+/// Ends the agent without waiting for other pods.
+const FLAGS: [&str; 4] = ["--grace", "0s", "--log-format", "json"];
+/// How late the rules are: a round of refused connects takes a moment.
+const DELAY: Duration = Duration::from_secs(3);
+/// Connects of a round.
+const ROUND: usize = 8;
+/// How full the kernel's tables are.
+const ENTRIES: &str = "drainscope_ebpf_map_entries";
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![trial("what a Service without endpoints refuses is told apart from what its last pod does", vacant)]
+}
+
+fn vacant() -> anyhow::Result<()> {
+    let site = Site::in_world(world::World::start(crate::site::config())?, &FLAGS)?;
+    let recording = Recording::start(&site.world, &program()?, "vacant.jsonl")?;
+    let template = PodTemplate::testserver("solo", &["--on-term", "close-then-wait:9"]);
+    let mut deployment = site.deploy("solo", 1, &template)?;
+    let service = site.world.service(NAMESPACE, "solo", "solo")?;
+    site.world.wait_routed("solo", deployment.pods(), SOON)?;
+    let targets =
+        [SocketAddr::from((service.v4, service.port)), SocketAddr::from((service.v6, service.port))];
+    let pods = deployment.delete_pods()?;
+    wait_stopped(&site.world, &pods[0])?;
+    let by_pod = round(&site, targets[0])?;
+
+    // The Service lets the pod go, which lives; the rules still lead to it.
+    site.world.delays().proxy.set(DELAY);
+    site.world.store().update(Kind::Services, NAMESPACE, "solo", |service| {
+        service["spec"]["selector"] = json!({"app": "nobody"});
+    })?;
+    site.until("the Service to be watched", || {
+        Ok(site.metrics()?.sum(ENTRIES, &["map=\"services\""]) >= 2.0)
+    })?;
+    let late = round(&site, targets[0])?;
+    let over = monotonic_ns();
+    let unused = |step: &Step| matches!(step, Step::Rules { used: false, .. });
+    let programmed = site.world.wait_step(&pods[0], SOON, unused)?;
+    ensure!(over < programmed, "the scene is too slow");
+    site.world.delays().proxy.set(Duration::ZERO);
+
+    // From here on the proxy refuses by itself: pods' clients by both families, and the node's own.
+    let mut at_proxy = 0;
+    for target in targets {
+        let refused = refused(&round(&site, target)?);
+        ensure!(refused > 0, "{target}: nobody was refused");
+        at_proxy += refused;
+        let own = site.world.node().network().inside(|| TcpStream::connect_timeout(&target, SOON))?;
+        let refused = own.err().context("somebody served")?.kind();
+        ensure!(refused == ErrorKind::ConnectionRefused, "{target}: {refused}");
+        at_proxy += 1;
+    }
+    let by_pod = [by_pod, late].concat();
+    ensure!(failures(&by_pod) == 2 * ROUND, "{by_pod:#?}");
+
+    let ends = site.agent.wait_ended(&pods, SETTLING)?;
+    let verdict = world::judge::join(&by_pod, &ends);
+    ensure!(verdict.holds() && ends[0].complete, "{verdict:#?}\n{ends:#?}");
+    ensure!(usize::try_from(ends[0].service_refused)? == at_proxy, "{ends:#?}");
+    let services = &ends[0].services_without_endpoints;
+    ensure!(
+        services.len() == 1 && services[0]["service"] == "solo" && services[0]["until"].is_null(),
+        "{ends:#?}"
+    );
+    let Site { mut agent, world } = site;
+    let said = Words::last_of(&mut agent)?;
+    ensure!(said.findings.contains("\"service-without-endpoints\""), "{}", said.findings);
+    let differences = said.differences(&recording.replayed()?);
+    ensure!(differences.is_empty(), "the replay says otherwise: {}", differences.join("\n"));
+    drop(agent);
+    world.shutdown()
+}
+
+/// Those whose client was told: the kernel sends one address six such messages and then one a second (net.ipv4.icmp_ratelimit), so that
+/// others time out.
+fn refused(attempts: &[Attempt]) -> usize {
+    attempts.iter().filter(|attempt| attempt.error == Some(load::ErrorKind::ConnectRefused)).count()
+}
+
+/// Connects at once, none of which is served.
+fn round(site: &Site, target: SocketAddr) -> anyhow::Result<Vec<Attempt>> {
+    let arguments = format!("--new {ROUND} --max-requests {ROUND} --connect-timeout 5");
+    Ok(Load::start(&site.world, target, &arguments)?.wait()?.attempts)
+}
