@@ -1,6 +1,7 @@
 //! `drainscope probe`: turns what the user typed into probes, runs them one after another and shows what came of them.
 //! What a probe does is [`probe_engine`]'s matter.
 
+pub mod command;
 pub mod pod;
 mod show;
 pub mod spec;

@@ -52,8 +52,13 @@ fn the_exit_status_is_the_answer() {
         (vec!["tcp", "nonsense"], 2, ""),
         (vec!["tcp", &ok, "--timeout", "soon"], 2, ""),
         (vec!["exec", "true"], 2, ""),
+        (vec!["exec", "--container", "c", "--", "true", "--timeout", "1s"], 1, "UNKNOWN  true --timeout 1s"),
+        (vec!["exec", "--container", "c", "--timeout", "1500ms", "--", "true"], 2, ""),
     ] {
-        let output = run(&args);
+        // No container runtime has this one.
+        let runtime = (args[0] == "exec").then_some("--cri-socket=/nonexistent/cri.sock");
+        let (sort, rest) = args.split_first().expect("a sort");
+        let output = run(&[&[*sort], runtime.as_slice(), rest].concat());
         assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
         assert!(stdout(&output).starts_with(first), "{args:?}: {output:?}");
         assert_eq!(output.stderr.is_empty(), code != 2, "{args:?}: {output:?}");
@@ -153,6 +158,21 @@ fn a_pods_own_probes_are_run_by_its_specification() {
     assert_eq!(objects.len(), 3);
     assert_eq!(objects[2]["probe_type"], "Readiness");
     assert_eq!((&objects[2]["result"], &objects[2]["pod"]), (&"failure".into(), &"shop/api".into()));
+}
+
+#[test]
+fn a_pods_commands_are_run_where_that_is_asked_for() {
+    let text = "kind: Pod\nmetadata: {name: api}\nspec:\n  containers:\n  - name: app\n    env: [{name: FILE, value: /tmp/ok}]\n\
+                \x20   livenessProbe: {exec: {command: [cat, $(FILE)]}}\n  - name: waiting\n    livenessProbe: {exec: {command: [ls]}}\n\
+                status: {podIP: 127.0.0.1, containerStatuses: [{name: app, containerID: 'containerd://abc'}, {name: waiting}]}\n";
+    let output = pod(&["--exec", "--cri-socket", "unix:///nonexistent/cri.sock"], text);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let shown = stdout(&output);
+    assert!(shown.contains("app Liveness: UNKNOWN  cat /tmp/ok  "), "{shown}");
+    assert!(shown.contains("cause       /nonexistent/cri.sock is not there: name the socket"), "{shown}");
+    assert!(shown.contains("waiting Liveness: SKIPPED  its container has no ID yet"), "{shown}");
+    let output = pod(&[], text);
+    assert_eq!(output.status.code(), Some(2), "nothing to run: {output:?}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub mod agent;
 pub mod apiserver;
 pub mod clients;
 pub mod controllers;
+pub mod cri;
 pub mod judge;
 pub mod kubelet;
 pub mod load;

@@ -6,6 +6,8 @@
 
 #[path = "cases/case.rs"]
 mod case;
+#[path = "cases/command.rs"]
+mod command;
 #[path = "cases/endpoints.rs"]
 mod endpoints;
 #[path = "cases/invert.rs"]

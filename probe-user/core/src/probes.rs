@@ -3,6 +3,7 @@
 //! Who runs a probe asks [`worker::Worker::look`] whether to, runs it, has [`verdict::conclude`] say what the attempt comes to, and tells
 //! [`worker::Worker::take`]. Time is an argument everywhere.
 
+pub mod expand;
 pub mod schedule;
 pub mod spec;
 pub mod validation;

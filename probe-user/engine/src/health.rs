@@ -1,22 +1,14 @@
-//! The two messages of `grpc.health.v1.Health/Check` and gRPC's framing. One field each: written by hand. No I/O.
+//! The two messages of `grpc.health.v1.Health/Check`. One field each: written by hand. No I/O.
 
-/// Bytes before each message: whether it is compressed, and its length.
-pub(crate) const PREFIX: usize = 5;
+use crate::protobuf::{push_bytes, varint};
 
-/// A framed `HealthCheckRequest`.
+/// A `HealthCheckRequest`.
 pub(crate) fn request(service: &str) -> Vec<u8> {
     let mut message = Vec::new();
     if !service.is_empty() {
-        // Field 1, length-delimited.
-        message.push(0x0a);
-        push_varint(&mut message, service.len() as u64);
-        message.extend_from_slice(service.as_bytes());
+        push_bytes(&mut message, 1, service.as_bytes());
     }
-    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
-    let mut framed = vec![0];
-    framed.extend_from_slice(&length.to_be_bytes());
-    framed.append(&mut message);
-    framed
+    message
 }
 
 /// The status of a `HealthCheckResponse`; none if it is no message. Other fields are passed over.
@@ -53,37 +45,16 @@ pub(crate) fn name_of(status: u64) -> String {
     }
 }
 
-fn push_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value.to_le_bytes()[0] | 0x80);
-        value >>= 7;
-    }
-    out.push(value.to_le_bytes()[0]);
-}
-
-fn varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn requests_name_the_service() {
-        assert_eq!(request(""), [0, 0, 0, 0, 0]);
-        assert_eq!(request("ab"), [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
+        assert_eq!(request(""), [0; 0]);
+        assert_eq!(request("ab"), [0x0a, 2, b'a', b'b']);
         let long = request(&"x".repeat(300));
-        assert_eq!(long[..8], [0, 0, 0, 1, 47, 0x0a, 0xac, 2]);
+        assert_eq!((&long[..3], long.len()), (&[0x0a, 0xac, 2][..], 303));
     }
 
     #[test]

@@ -1,15 +1,18 @@
-//! Probes as the kubelet makes them: HTTP, HTTPS, TCP and gRPC health checks, each with a verdict, the kubelet's own message
+//! Probes as the kubelet makes them: HTTP, HTTPS, TCP, gRPC health checks and commands, each with a verdict, the kubelet's own message
 //! and the phases that it does not tell (name look-up, connect, TLS, first byte, body).
 //!
 //! In: a resolved target (host, port, path, headers, service) and a timeout. Out: one [`Outcome`]. Every wait is bounded by the
 //! timeout, what is kept of an answer by 10 KiB, what is read of its head by 10 MiB; no connection is used twice.
 //!
 //! Deliberately not here: the probe's specification with its defaults, when to probe, thresholds, and what a verdict means
-//! for a pod. Containers are not entered: `exec` takes the container runtime's socket and would be one more [`Handler`].
+//! for a pod. Containers are not entered: a command is the container runtime's to run, which has a while longer than the timeout
+//! to say what came of it.
 #![forbid(unsafe_code)]
 
 mod connect;
+mod cri;
 mod escape;
+mod exec;
 mod grpc;
 mod header;
 mod health;
@@ -18,19 +21,25 @@ mod http2;
 mod httpget;
 mod outcome;
 mod port;
+mod protobuf;
 mod quote;
 mod tls;
 mod trace;
+mod unary;
 mod url;
 
 pub use outcome::{Outcome, Phase, Phases, Verdict};
 pub use port::{ContainerPort, PortError, PortRef, resolve_port};
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use trace::Trace;
 
 /// Runs that end in an error are repeated at once, so many runs in all (kubelet: `maxProbeRetries`).
 pub const MAX_ATTEMPTS: u32 = 3;
+
+/// How much longer than the timeout a runtime may take to answer (kubelet: `runtimeRequestTimeout`, two minutes by default).
+pub const RUNTIME_GRACE: Duration = Duration::from_secs(120);
 
 /// One probe, ready to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +61,8 @@ pub enum Handler {
     Tcp(TcpSocket),
     /// gRPC's health protocol.
     Grpc(Grpc),
+    /// A command in a container.
+    Exec(Exec),
 }
 
 /// HTTP or HTTPS GET.
@@ -112,6 +123,19 @@ pub struct Grpc {
     pub tls: bool,
 }
 
+/// A command that the container runtime runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exec {
+    /// The runtime's socket, which speaks CRI v1.
+    pub socket: PathBuf,
+    /// The container's ID, without `containerd://`.
+    pub container: String,
+    /// Program and arguments, variables expanded; no shell.
+    pub command: Vec<String>,
+    /// How much longer than the timeout the runtime may take: [`RUNTIME_GRACE`].
+    pub grace: Duration,
+}
+
 /// Runs a probe as the kubelet's prober does: a run that ended in an error (and so has no verdict) is repeated at once, each
 /// time with the whole timeout.
 pub async fn run(probe: &Probe) -> Outcome {
@@ -130,8 +154,12 @@ pub async fn run(probe: &Probe) -> Outcome {
 
 /// One run, whatever comes of it.
 pub async fn attempt(probe: &Probe) -> Outcome {
-    let mut trace = Trace::start(probe.timeout);
-    let ended = tokio::time::timeout(probe.timeout, handle(probe, &mut trace)).await;
+    let longest = match &probe.handler {
+        Handler::Exec(exec) => probe.timeout.saturating_add(exec.grace),
+        Handler::Http(_) | Handler::Tcp(_) | Handler::Grpc(_) => probe.timeout,
+    };
+    let mut trace = Trace::start(longest);
+    let ended = tokio::time::timeout(longest, handle(probe, &mut trace)).await;
     let (verdict, output) = match ended {
         Ok(end) => end,
         Err(_elapsed) => {
@@ -140,6 +168,7 @@ pub async fn attempt(probe: &Probe) -> Outcome {
                 Handler::Http(get) => httpget::timed_out(get, &trace),
                 Handler::Tcp(tcp) => (Verdict::Failure, connect::timed_out(&tcp.host, tcp.port, &trace)),
                 Handler::Grpc(grpc) => grpc::timed_out(grpc, probe.timeout, &trace),
+                Handler::Exec(exec) => exec::timed_out(exec, probe),
             }
         }
     };
@@ -158,5 +187,6 @@ async fn handle(probe: &Probe, trace: &mut Trace) -> End {
             Err(text) => (Verdict::Failure, text),
         },
         Handler::Grpc(grpc) => grpc::probe(grpc, &probe.user_agent, probe.timeout, trace).await,
+        Handler::Exec(exec) => exec::probe(exec, probe, trace).await,
     }
 }

@@ -3,6 +3,8 @@
 
 #[path = "sockets/bad.rs"]
 mod bad;
+#[path = "sockets/exec.rs"]
+mod exec;
 #[path = "sockets/grpc.rs"]
 mod grpc;
 #[path = "sockets/http.rs"]

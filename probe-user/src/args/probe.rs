@@ -5,6 +5,7 @@ use jiff::SignedDuration;
 use std::path::PathBuf;
 
 use super::Output;
+use crate::probe::command::CRI_SOCKET;
 
 /// Flags of `probe`.
 #[derive(Clone, Debug, Args)]
@@ -33,7 +34,10 @@ Examples:
   # Probes that are not in the cluster yet, against something that runs here
   drainscope probe pod -f pod.yaml --host 127.0.0.1
 
-Probes that run a command (exec) are named and left out: they take the container runtime.
+  # Commands (exec) too; without --exec they are named and left out
+  drainscope probe pod api-7d4b9 -n shop --exec
+
+--exec takes the container runtime's socket, and with it everything that root can do on this node.
 Exit status: 0 all succeeded, 1 one did not, 2 no such pod, no address, nothing to run.";
 
 /// Flags of `probe pod`.
@@ -54,6 +58,12 @@ pub struct ProbePodArgs {
     /// Address in place of the pod's
     #[arg(long, value_name = "ADDRESS")]
     pub host: Option<String>,
+    /// Run commands (exec) too, in the pod's containers
+    #[arg(long)]
+    pub exec: bool,
+    /// Socket of the node's container runtime (CRI v1), for --exec
+    #[arg(long, value_name = "PATH", default_value = CRI_SOCKET)]
+    pub cri_socket: PathBuf,
     /// Version of the kubelet whose name the probes carry (User-Agent `kube-probe/VERSION`)
     #[arg(long, value_name = "MAJOR.MINOR", default_value = "1.36")]
     pub kubelet_version: String,
@@ -85,6 +95,9 @@ Examples:
 
   # How long does it really take? One a second, a minute long
   drainscope probe run grpc 10.244.1.7:9090 --service shop.Cart --repeat 60
+
+  # A command in a container, run by the node's container runtime
+  drainscope probe run exec --container 3f5b0c9d1e7a -- cat /tmp/healthy
 
   # For scripts
   drainscope probe run tcp [fd00::7]:5432 -o json
@@ -131,6 +144,18 @@ pub enum ProbeTarget {
         /// TLS with any certificate; kubelets have it behind an alpha gate
         #[arg(long)]
         tls: bool,
+    },
+    /// A command that the container runtime runs in a container: exit code 0 is success
+    Exec {
+        /// Socket of the node's container runtime (CRI v1)
+        #[arg(long, value_name = "PATH", default_value = CRI_SOCKET)]
+        cri_socket: PathBuf,
+        /// The container's whole ID, as `crictl ps --no-trunc` shows it
+        #[arg(long, value_name = "ID")]
+        container: String,
+        /// Program and arguments; no shell
+        #[arg(last = true, required = true, value_name = "COMMAND")]
+        command: Vec<String>,
     },
 }
 

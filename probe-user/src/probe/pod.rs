@@ -2,6 +2,7 @@
 //!
 //! The address is the pod's, so it is to be reached from here: on the pod's node it is.
 
+use super::command::{self, Variable};
 use super::show;
 use super::spec::{SpecError, resolve};
 use super::target::{Target, TargetError, user_agent};
@@ -15,7 +16,7 @@ use probe_engine::ContainerPort;
 use serde::Deserialize;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -86,10 +87,29 @@ struct Spec {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct Status {
     #[serde(rename = "podIP")]
     pod_ip: Option<String>,
+    container_statuses: Option<Vec<ContainerStatus>>,
+    init_container_statuses: Option<Vec<ContainerStatus>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ContainerStatus {
+    name: String,
+    #[serde(rename = "containerID")]
+    container_id: Option<String>,
+}
+
+impl Status {
+    /// Of a container that was made.
+    fn container_id(&self, name: &str) -> &str {
+        let all = self.container_statuses.iter().chain(&self.init_container_statuses).flatten();
+        let mut ids = all.filter(|it| it.name == name).filter_map(|it| it.container_id.as_deref());
+        ids.next().unwrap_or_default()
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -97,6 +117,7 @@ struct Status {
 struct Container {
     name: String,
     ports: Option<Vec<Port>>,
+    env: Option<Vec<Variable>>,
     restart_policy: Option<String>,
     liveness_probe: Option<Probe>,
     readiness_probe: Option<Probe>,
@@ -129,7 +150,8 @@ pub async fn run(args: &ProbePodArgs, color: bool) -> Result<(String, bool), Pod
     let address = address.ok_or_else(|| PodError::NoAddress(name.clone()))?;
     let (mut text, mut ran, mut succeeded) = (String::new(), 0_u32, 0_u32);
     for (container, kind, spec) in probes(&pod) {
-        match probe(container, kind, spec, &address, &user_agent) {
+        let exec = args.exec.then(|| (pod.status.container_id(&container.name), args.cri_socket.as_path()));
+        match probe(container, kind, spec, (&address, exec), &user_agent) {
             Ok(target) => {
                 let outcome = probe_engine::run(&target.probe).await;
                 ran += 1;
@@ -168,12 +190,12 @@ fn probes(pod: &Pod) -> impl Iterator<Item = (&Container, ProbeType, &Probe)> {
     })
 }
 
-/// The probe, or why it is not run.
+/// The probe, or why it is not run; commands are run where container and runtime are given.
 fn probe(
     container: &Container,
     kind: ProbeType,
     spec: &Probe,
-    address: &str,
+    (address, exec): (&str, Option<(&str, &Path)>),
     user_agent: &str,
 ) -> Result<Target, String> {
     let spec = spec.clone().with_defaults();
@@ -191,9 +213,17 @@ fn probe(
             number: port.container_port,
         })
         .collect();
-    let probe = resolve(&spec, address, &ports, user_agent).map_err(|error| match error {
+    let probe = match (resolve(&spec, address, &ports, user_agent), exec) {
+        (Err(SpecError::Exec), Some((container_id, socket))) => {
+            let env = container.env.as_deref().unwrap_or_default();
+            command::resolve(&spec, env, container_id, socket, user_agent)
+        }
+        (resolved, _) => resolved,
+    };
+    let probe = probe.map_err(|error| match error {
         SpecError::Port(error) => format!("the kubelet would discard it: {error}"),
-        other @ (SpecError::Exec | SpecError::NoHandler) => other.to_string(),
+        SpecError::Exec => format!("{}: --exec", SpecError::Exec),
+        other @ (SpecError::NoContainer | SpecError::NoHandler) => other.to_string(),
     })?;
     Ok(Target::of(probe))
 }

@@ -16,9 +16,12 @@ pub enum SpecError {
     /// No such port.
     #[error(transparent)]
     Port(#[from] PortError),
-    /// A command; that takes the container runtime.
-    #[error("exec probes are not run: they take the container runtime")]
+    /// A command: that takes the container runtime, and is another function's ([`super::command::resolve`]).
+    #[error("exec probes are not run unless asked for: they take the container runtime's socket")]
     Exec,
+    /// A command's container has no ID: it was not made yet.
+    #[error("its container has no ID yet")]
+    NoContainer,
     /// Nothing to do.
     #[error("missing probe handler")]
     NoHandler,
@@ -80,6 +83,10 @@ pub fn attempt_of(outcome: &Result<Outcome, SpecError>) -> verdict::Attempt {
             Verdict::Success => (verdict::Outcome::Success, seen.output.clone(), None),
             Verdict::Warning => (verdict::Outcome::Warning, seen.output.clone(), None),
             Verdict::Failure => (verdict::Outcome::Failure, seen.output.clone(), None),
+            // A command that could not be run.
+            Verdict::Unknown if seen.status.is_none() => {
+                (verdict::Outcome::Unknown, String::new(), Some(seen.output.clone()))
+            }
             // A body that broke off: the kubelet calls it a failure with an error.
             Verdict::Unknown => (verdict::Outcome::Failure, String::new(), Some(seen.output.clone())),
         },

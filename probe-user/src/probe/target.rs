@@ -1,8 +1,9 @@
 //! What the user typed as a probe's target, as the engine takes it.
 
+use super::command::socket_path;
 use crate::args::{ProbeRunArgs, ProbeTarget};
 use jiff::SignedDuration;
-use probe_engine::{Grpc, Handler, HttpGet, Probe, Scheme, TcpSocket};
+use probe_engine::{Exec, Grpc, Handler, HttpGet, Probe, RUNTIME_GRACE, Scheme, TcpSocket};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -24,6 +25,9 @@ pub enum TargetError {
     /// Neither positive nor short enough.
     #[error("--{0} must be more than 0 s and at most a day")]
     Duration(&'static str),
+    /// Part of a second, of which the runtime knows nothing.
+    #[error("--timeout of a command must be whole seconds: container runtimes take no others")]
+    WholeSeconds,
     /// Not `1.36`.
     #[error("--kubelet-version {0:?} is not MAJOR.MINOR")]
     Version(String),
@@ -39,7 +43,7 @@ pub struct Target {
     pub probe: Probe,
     /// As shown.
     pub name: String,
-    /// `http`, `https`, `tcp`, `grpc`.
+    /// `http`, `https`, `tcp`, `grpc`, `exec`.
     pub handler: &'static str,
     /// Between the starts of two probes.
     pub interval: Duration,
@@ -53,6 +57,7 @@ impl Target {
             Handler::Http(get) => (get.url(), "http"),
             Handler::Tcp(tcp) => (shown(&tcp.host, tcp.port, ""), "tcp"),
             Handler::Grpc(grpc) => (shown(&grpc.host, i32::from(grpc.port), &grpc.service), "grpc"),
+            Handler::Exec(exec) => (exec.command.join(" "), "exec"),
         };
         Self { probe, name, handler, interval: Duration::from_secs(1) }
     }
@@ -69,9 +74,22 @@ impl Target {
                 let name = if service.is_empty() { address.clone() } else { format!("{address}/{service}") };
                 (Handler::Grpc(Grpc { host, port, service: service.clone(), tls: *tls }), name, "grpc")
             }
+            ProbeTarget::Exec { cri_socket, container, command } => {
+                let exec = Exec {
+                    socket: socket_path(cri_socket),
+                    container: container.clone(),
+                    command: command.clone(),
+                    grace: RUNTIME_GRACE,
+                };
+                (Handler::Exec(exec), command.join(" "), "exec")
+            }
         };
         let user_agent = user_agent(&args.how.kubelet_version)?;
-        let probe = Probe { handler, timeout: bounded(args.how.timeout, "timeout")?, user_agent };
+        let timeout = bounded(args.how.timeout, "timeout")?;
+        if word == "exec" && timeout.subsec_nanos() > 0 {
+            return Err(TargetError::WholeSeconds);
+        }
+        let probe = Probe { handler, timeout, user_agent };
         Ok(Self { probe, name, handler: word, interval: bounded(args.how.interval, "interval")? })
     }
 }
@@ -191,6 +209,7 @@ mod tests {
             (&["http", "ftp://h/"], TargetError::Scheme("ftp://h/".to_owned())),
             (&["http", "https://h/", "--h2c"], TargetError::H2cWithTls),
             (&["http", "h", "-H", "nonsense"], TargetError::Header("nonsense".to_owned())),
+            (&["exec", "--container", "c", "--timeout", "500ms", "--", "ls"], TargetError::WholeSeconds),
             (&["tcp", "h:1", "--timeout", "0s"], TargetError::Duration("timeout")),
             (&["tcp", "h:1", "--interval", "25h"], TargetError::Duration("interval")),
             (&["tcp", "h:1", "--kubelet-version", "v1"], TargetError::Version("v1".to_owned())),

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
+use crate::command;
 use crate::target::{Habits, Target};
 
 /// What the kubelet 1.36 calls itself.
@@ -31,6 +32,8 @@ enum Given {
     Run(Run),
     /// Several of them.
     Each(Vec<Run>),
+    /// Exec probes.
+    Commands(Vec<command::Given>),
     /// The same in a process whose environment names a proxy.
     Proxied(Run),
     /// URLs that targets have.
@@ -87,6 +90,13 @@ pub(crate) fn run(given: &Value) -> Result<Value> {
                 let mut all = Vec::new();
                 for run in &runs {
                     all.push(one(run).await?);
+                }
+                Value::Array(all)
+            }
+            Given::Commands(commands) => {
+                let mut all = Vec::new();
+                for given in &commands {
+                    all.push(command::run(given).await?);
                 }
                 Value::Array(all)
             }

@@ -113,7 +113,11 @@ async fn serve(stream: TcpStream, acceptor: Option<TlsAcceptor>, habit: Habit, s
     }
 }
 
-async fn calls(stream: impl AsyncRead + AsyncWrite + Unpin, habit: Habit, seen: Sender<Request<()>>) {
+pub(crate) async fn calls(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    habit: Habit,
+    seen: Sender<Request<()>>,
+) {
     // So is one that speaks no HTTP/2.
     let Ok(mut connection) = handshake(stream).await else { return };
     let mut kept = Vec::new();
