@@ -10,6 +10,8 @@ mod case;
 mod endpoints;
 #[path = "cases/invert.rs"]
 mod invert;
+#[path = "cases/manager.rs"]
+mod manager;
 #[path = "cases/one_container.rs"]
 mod one_container;
 #[path = "cases/probe.rs"]
