@@ -19,5 +19,6 @@ pub mod http;
 pub mod journal;
 pub mod kernel;
 pub mod kube;
+pub mod mirror;
 pub mod probe;
 pub mod run;

@@ -12,6 +12,8 @@ mod command;
 mod endpoints;
 #[path = "cases/invert.rs"]
 mod invert;
+#[path = "cases/manager.rs"]
+mod manager;
 #[path = "cases/one_container.rs"]
 mod one_container;
 #[path = "cases/probe.rs"]

@@ -1,11 +1,15 @@
 //! The kubelet's probes without their I/O: what a spec means, what becomes of an attempt, when a worker probes and what it believes.
 //!
 //! Who runs a probe asks [`worker::Worker::look`] whether to, runs it, has [`verdict::conclude`] say what the attempt comes to, and tells
-//! [`worker::Worker::take`]. Time is an argument everywhere.
+//! [`worker::Worker::take`]; [`manager::Manager`] does so for all workers of a node. Time is an argument everywhere.
 
 pub mod expand;
+pub mod manager;
+pub mod pace;
+pub mod pod;
 pub mod schedule;
 pub mod spec;
+pub mod tally;
 pub mod validation;
 pub mod verdict;
 pub mod worker;

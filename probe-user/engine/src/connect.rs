@@ -4,6 +4,7 @@
 //! TIME_WAIT is as long. What differs is that `close` then waits for the peer's acknowledgement, up to that second, which would
 //! stop every other probe of the thread.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 
 use tokio::net::{TcpStream, lookup_host};
@@ -36,13 +37,19 @@ pub(crate) async fn dial(host: &str, port: i32, trace: &mut Trace) -> Result<Tcp
         trace.peer = Some(*address);
         // The last address has all the time that is left.
         let others = u32::try_from(addresses.len() - at - 1).unwrap_or_default();
+        // Whatever ends the wait, a refusal was of another connect.
+        trace.is_refused = false;
         let connecting = TcpStream::connect(address);
-        let connected = match others {
-            0 => connecting.await.map_err(|error| format!("connect: {}", system_error(&error))),
-            _ => match timeout(trace.time_left() / (others + 1), connecting).await {
-                Ok(connected) => connected.map_err(|error| format!("connect: {}", system_error(&error))),
-                Err(_elapsed) => Err("i/o timeout".to_owned()),
-            },
+        let ended = match others {
+            0 => Ok(connecting.await),
+            _ => timeout(trace.time_left() / (others + 1), connecting).await,
+        };
+        let connected = match ended {
+            Ok(connected) => connected.map_err(|error| {
+                trace.is_refused = error.kind() == ErrorKind::ConnectionRefused;
+                format!("connect: {}", system_error(&error))
+            }),
+            Err(_elapsed) => Err("i/o timeout".to_owned()),
         };
         match connected {
             Ok(stream) => {

@@ -106,6 +106,8 @@ pub struct Outcome {
     pub timed_out_in: Option<Phase>,
     /// Who was connected to last.
     pub peer: Option<SocketAddr>,
+    /// The last connect was refused: nobody listens there.
+    pub is_refused: bool,
     /// Status of the last HTTP answer.
     pub status: Option<u16>,
     /// What was spoken: `HTTP/1.1`, `HTTP/2.0`.

@@ -19,6 +19,8 @@ pub(crate) struct Trace {
     /// What is asked for now; redirects change it.
     pub(crate) url: String,
     pub(crate) peer: Option<SocketAddr>,
+    /// The last connect was refused.
+    pub(crate) is_refused: bool,
     pub(crate) status: Option<u16>,
     pub(crate) protocol: Option<&'static str>,
     pub(crate) redirects: Vec<String>,
@@ -38,6 +40,7 @@ impl Trace {
             halfway: false,
             url: String::new(),
             peer: None,
+            is_refused: false,
             status: None,
             protocol: None,
             redirects: Vec::new(),
@@ -92,6 +95,7 @@ impl Trace {
             phases: self.phases,
             timed_out_in: self.timed_out_in,
             peer: self.peer,
+            is_refused: self.is_refused,
             status: self.status,
             protocol: self.protocol,
             redirects: self.redirects,

@@ -136,7 +136,7 @@ impl Backoff {
 }
 
 /// Different on each call and node: the seed of the standard library's hash tables is random.
-pub(super) fn random() -> u32 {
+pub(crate) fn random() -> u32 {
     u32::try_from(RandomState::new().build_hasher().finish() >> 32).unwrap_or(0)
 }
 

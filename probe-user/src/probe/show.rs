@@ -255,6 +255,7 @@ mod tests {
             peer: None,
             status: None,
             protocol: None,
+            is_refused: false,
             redirects: Vec::new(),
         }
     }

@@ -1,4 +1,4 @@
-//! Group E: containers that have started and are ready, and the pod's conditions. Not here: the probe manager itself (E01, E02).
+//! Group E: containers that have started and are ready, and the pod's conditions; the manager of their workers.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +11,7 @@ use probe_core::wallclock::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::manager::Story;
 use crate::one_container::one_container;
 
 #[derive(Deserialize)]
@@ -22,6 +23,8 @@ enum Given {
     Pods(Vec<Pod>),
     /// What a readiness probe brings, one after the other.
     Flips(Vec<ProbeResult>),
+    /// Pods that come and go.
+    Manager(Story),
 }
 
 /// What comes of a case of this group.
@@ -47,6 +50,7 @@ pub(crate) fn run(given: &Value) -> Result<Value> {
             conditions.collect()
         }
         Given::Flips(results) => json!(told(&results)),
+        Given::Manager(story) => story.told()?,
     })
 }
 

@@ -24,6 +24,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// All of them, in order.
+    pub const ALL: [Self; 4] = [Self::Success, Self::Warning, Self::Failure, Self::Unknown];
+
     /// As events have it.
     pub const fn text(self) -> &'static str {
         match self {
