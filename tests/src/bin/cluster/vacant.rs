@@ -26,15 +26,17 @@ pub(crate) fn run(site: &Site, web: &str) -> anyhow::Result<String> {
     kubectl::run(&["scale", "deployment", web, "-n", NAMESPACE, "--replicas=0"])?;
     kubectl::wait("no pod is left", PATIENCE, || Ok(pods::labelled(web)?.is_empty().then_some(())))?;
     // Pods that are gone refuse nothing: who refuses from here on is the proxy. Until its rules say so, nobody answers.
+    let one = || TcpStream::connect_timeout(&target, PATIENT).map_err(|error| error.kind());
+    let is_refused = |end: &Result<TcpStream, ErrorKind>| matches!(end, Err(ErrorKind::ConnectionRefused));
+    kubectl::wait("the proxy refuses", PATIENCE, || Ok(is_refused(&one()).then_some(())))?;
     let ends = thread::scope(|scope| {
-        let one = || TcpStream::connect_timeout(&target, PATIENT).map_err(|error| error.kind());
         let all: Vec<_> = (0..CONNECTS).map(|_| scope.spawn(one)).collect();
         all.into_iter()
             .map(|one| one.join().ok().context("a client panicked"))
             .collect::<anyhow::Result<Vec<_>>>()
     })?;
-    let refused = ends.iter().filter(|end| matches!(end, Err(ErrorKind::ConnectionRefused))).count();
-    ensure!(refused > 0 && ends.iter().all(Result::is_err), "{target}: {ends:?}");
+    ensure!(ends.iter().all(Result::is_err), "{target}: {ends:?}");
+    let refused = 1 + ends.iter().filter(|end| is_refused(end)).count();
     let terminations = site.agent.wait_ended(&last, SETTLING)?;
     let counted: u64 = terminations.iter().map(|end| end.service_refused).sum();
     ensure!(
@@ -42,9 +44,9 @@ pub(crate) fn run(site: &Site, web: &str) -> anyhow::Result<String> {
         "{refused} were refused, {counted} counted: {terminations:#?}"
     );
     told(web)?;
+    let (asked, pods) = (1 + CONNECTS, last.len());
     Ok(format!(
-        "{refused} of {CONNECTS} connects were told to be refused, all counted; {} pods were the last",
-        last.len()
+        "{refused} of {asked} connects were told to be refused, all counted; {pods} pods were the last"
     ))
 }
 
