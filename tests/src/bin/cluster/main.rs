@@ -19,6 +19,7 @@ mod rollout;
 mod second;
 mod site;
 mod switched_on;
+mod sync_time;
 mod syncs;
 mod two_nodes;
 mod vacant;

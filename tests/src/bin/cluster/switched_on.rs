@@ -12,24 +12,29 @@ use world::controllers::PodRef;
 
 use crate::daemon_set::told;
 use crate::pods::{self, NAMESPACE, PATIENCE};
-use crate::release::{self, OTHER_TAG};
+use crate::release;
 use crate::report::Row;
 use crate::rollout::{self, AFTER, BEFORE, Counted, Outcome};
 use crate::site::Site;
 use crate::syncs::{self, Sync};
-use crate::{audit, kubectl};
+use crate::{audit, kubectl, sync_time};
 
 /// The chart's values.
 pub(crate) const VALUES: &str = "agent.proxyRules=true,agent.conntrack=true,events.enabled=true";
-/// The same without an ear for kube-proxy's rules.
-const DEAF: &str = "agent.conntrack=true,events.enabled=true";
 /// kube-proxy gathers changes for so long: what is told later after a sync's end could be of the next one.
 const APART: f64 = 1.0;
 
 /// The agent runs with [`VALUES`].
 pub(crate) fn run(site: &mut Site, web: &str, proxy: &str) -> anyhow::Result<Vec<Row>> {
     let begun = Timestamp::now();
-    let (outcome, addresses, syncs) = watched(site, web)?;
+    let over = AtomicBool::new(false);
+    let (outcome, syncs) = thread::scope(|scope| {
+        let syncs = scope.spawn(|| syncs::watch(&over));
+        let outcome = under_load(site, web);
+        over.store(true, Ordering::Relaxed);
+        anyhow::Ok((outcome?, syncs.join().ok().context("the watch of kube-proxy panicked")??))
+    })?;
+    let (outcome, addresses) = outcome;
     let rules = match proxy {
         "iptables" => told("kube-proxy's rules, in iptables mode", is_not_visible(site)),
         _ => {
@@ -43,40 +48,9 @@ pub(crate) fn run(site: &mut Site, web: &str, proxy: &str) -> anyhow::Result<Vec
         told("Kubernetes Events of a rolling update under load", announced(site, web, &outcome)),
     ];
     if proxy != "iptables" {
-        rows.push(told("kube-proxy's sync time, heard and not heard", compared(site, web, &syncs)));
+        rows.push(told("kube-proxy's sync time, heard and not heard", sync_time::compared(site)));
     }
     Ok(rows)
-}
-
-/// A rolling update under load, the old pods' addresses, and kube-proxy's syncs in the meantime.
-fn watched(site: &Site, web: &str) -> anyhow::Result<(Outcome, BTreeMap<String, PodRef>, Vec<Sync>)> {
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let syncs = scope.spawn(|| syncs::watch(&over));
-        let outcome = under_load(site, web);
-        over.store(true, Ordering::Relaxed);
-        let syncs = syncs.join().ok().context("the watch of kube-proxy panicked")??;
-        outcome.map(|(outcome, addresses)| (outcome, addresses, syncs))
-    })
-}
-
-/// Whether a sync takes longer because the agent hears of it. Shown, not judged: a sync takes some 20 ms, of which the machine's other work is
-/// the larger part.
-fn compared(site: &mut Site, web: &str, heard: &[Sync]) -> anyhow::Result<String> {
-    site.release.upgrade(&format!("image.tag={OTHER_TAG},{DEAF}"))?;
-    site.agent = release::ports()?;
-    let status = site.agent.api("/status")?["proxy_rules"].take();
-    ensure!(status["state"] == "disabled", "{status}");
-    let (_, _, unheard) = watched(site, web)?;
-    Ok(format!("heard {}; not heard {}", lengths(heard)?, lengths(&unheard)?))
-}
-
-/// Of the syncs that were watched from their begin.
-fn lengths(syncs: &[Sync]) -> anyhow::Result<String> {
-    let mut all: Vec<f64> = syncs.iter().skip(1).map(|sync| (sync.end - sync.begin) * 1e3).collect();
-    all.sort_by(f64::total_cmp);
-    let (least, most) = (all.first().context("no sync")?, all.last().context("no sync")?);
-    Ok(format!("{} syncs of {least:.1} to {most:.1} ms, median {:.1} ms", all.len(), all[all.len() / 2]))
 }
 
 /// What both sides say of a rolling update, and the old pods' addresses.

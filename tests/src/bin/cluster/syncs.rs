@@ -48,14 +48,18 @@ pub(crate) fn watch(over: &AtomicBool) -> anyhow::Result<Vec<Sync>> {
     Ok(syncs)
 }
 
+/// Its counters.
 #[derive(Clone, Copy, Debug)]
-struct Reading {
+pub(crate) struct Reading {
     last: f64,
-    count: f64,
-    sum: f64,
+    /// Syncs.
+    pub(crate) count: f64,
+    /// Seconds that they took together.
+    pub(crate) sum: f64,
 }
 
-fn read() -> anyhow::Result<Reading> {
+/// What kube-proxy says now.
+pub(crate) fn read() -> anyhow::Result<Reading> {
     let metrics = Metrics::parse(&fetch().context("ask kube-proxy")?)?;
     let value = |name: &str| {
         ensure!(metrics.has(name, &FAMILY), "kube-proxy has no {name}");
