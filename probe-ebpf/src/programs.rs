@@ -1,6 +1,6 @@
 //! The hooks, and what they have in common: `load` reads kernel memory, `maps` are the tables, `identity` finds the
-//! slot of a namespace, address, task or port, `account` counts and writes evidence; `closing`, `listener` and `probe` are
-//! what the state hook does at a connection's end, at a listener's turns, and for probes.
+//! slot of a namespace, address, task or port, `account` counts and writes evidence; `closing`, `listener`, `probe`,
+//! `probed` and `queue` are what the state hook does at a connection's end, at a listener's turns, and for probes.
 
 mod account;
 mod bare;
@@ -17,6 +17,8 @@ mod maps;
 mod misrouted;
 mod packet;
 mod probe;
+mod probed;
+mod queue;
 mod read;
 mod reset;
 mod signal;
