@@ -72,6 +72,10 @@ fields! {
     SegmentsIn = "tcp_sock" "segs_in";
     /// Packets that a socket dropped; of a listener: SYNs and last ACKs of handshakes beyond its accept queue.
     Drops = "sock" "sk_drops";
+    /// Connections in a listener's accept queue.
+    AckBacklog = "sock" "sk_ack_backlog";
+    /// How many that takes; it is full with one more.
+    MaxAckBacklog = "sock" "sk_max_ack_backlog";
     /// Half-open requests of a listener.
     HalfOpen = "inet_connection_sock" "icsk_accept_queue.qlen";
     /// Thread group.

@@ -1,7 +1,7 @@
 //! Turns the bytes of a ring record into a value. Never trusts a length or a number.
 
 use crate::class::{Class, Confidence, Phase};
-use crate::wire::{CgroupChange, Exit, Kind, Listener, Loss, PATH_BYTES, Signal, SlotRef};
+use crate::wire::{CgroupChange, Exit, Kind, Listener, Loss, PATH_BYTES, ProbeEnd, Signal, SlotRef};
 use core::mem::offset_of;
 
 /// A ring record, parsed.
@@ -85,6 +85,8 @@ pub enum Record<'a> {
         /// Listeners left.
         listeners: u32,
     },
+    /// A connection of a probe ended.
+    Probe(ProbeEnd),
     /// A cgroup was made or removed.
     Cgroup {
         /// When.
@@ -146,6 +148,9 @@ pub fn parse(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
             listeners: u32_at(bytes, offset_of!(Listener, listeners))?,
         });
     }
+    if kind == Kind::Probe as u32 {
+        return parse_probe(bytes).map(Record::Probe);
+    }
     if kind == Kind::Cgroup as u32 {
         let path: &[u8; PATH_BYTES] = array_at(bytes, offset_of!(CgroupChange, path))?;
         let end = path.iter().position(|&byte| byte == 0).ok_or(Malformed::Path)?;
@@ -181,6 +186,29 @@ fn parse_loss(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
         phase: Phase::from_u8(byte(offset_of!(Loss, phase))?).ok_or(Malformed::Value)?,
         flags: byte(offset_of!(Loss, flags))?,
         attempts: u32_at(bytes, offset_of!(Loss, attempts))?,
+    })
+}
+
+fn parse_probe(bytes: &[u8]) -> Result<ProbeEnd, Malformed> {
+    Ok(ProbeEnd {
+        kind: Kind::Probe as u32,
+        container: u32_at(bytes, offset_of!(ProbeEnd, container))?,
+        at_ns: u64_at(bytes, offset_of!(ProbeEnd, at_ns))?,
+        slot: u32_at(bytes, offset_of!(ProbeEnd, slot))?,
+        generation: u32_at(bytes, offset_of!(ProbeEnd, generation))?,
+        begun_ns: u64_at(bytes, offset_of!(ProbeEnd, begun_ns))?,
+        connected_ns: u64_at(bytes, offset_of!(ProbeEnd, connected_ns))?,
+        established_ns: u64_at(bytes, offset_of!(ProbeEnd, established_ns))?,
+        picked_up_ns: u64_at(bytes, offset_of!(ProbeEnd, picked_up_ns))?,
+        answered_ns: u64_at(bytes, offset_of!(ProbeEnd, answered_ns))?,
+        last_read_ns: u64_at(bytes, offset_of!(ProbeEnd, last_read_ns))?,
+        begun_jiffies: u32_at(bytes, offset_of!(ProbeEnd, begun_jiffies))?,
+        received_jiffies: u32_at(bytes, offset_of!(ProbeEnd, received_jiffies))?,
+        closed_jiffies: u32_at(bytes, offset_of!(ProbeEnd, closed_jiffies))?,
+        dropped: u32_at(bytes, offset_of!(ProbeEnd, dropped))?,
+        opener: u32_at(bytes, offset_of!(ProbeEnd, opener))?,
+        port: u16_at(bytes, offset_of!(ProbeEnd, port))?,
+        flags: u16_at(bytes, offset_of!(ProbeEnd, flags))?,
     })
 }
 
@@ -245,6 +273,7 @@ mod tests {
             (Kind::Exit, size_of::<Exit>()),
             (Kind::Listener, size_of::<Listener>()),
             (Kind::Cgroup, size_of::<CgroupChange>()),
+            (Kind::Probe, size_of::<ProbeEnd>()),
         ];
         for (kind, size) in sizes {
             let mut bytes = std::vec![0u8; size];

@@ -167,6 +167,75 @@ pub struct Probing {
     pub socket: u64,
     /// Its own address, IPv4 mapped.
     pub address: [u64; 2],
+    /// How things stood when it began.
+    pub begun: Begun,
+}
+
+/// How things stood when a probe began.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Begun {
+    /// When.
+    pub at_ns: u64,
+    /// The same in jiffies, low half.
+    pub jiffies: u32,
+    /// What the port's listeners had dropped so far.
+    pub dropped: u32,
+    /// Process that opened it.
+    pub opener: u32,
+    /// [`PROBE_QUEUE_KNOWN`] and [`PROBE_QUEUE_FULL`], as they were then.
+    pub flags: u32,
+}
+
+/// Value of the memory of probes' connections, by tuple as the pod sees it. Zero times mean "not yet".
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Probed {
+    /// Its beginning.
+    pub begun: Begun,
+    /// The client's side was established.
+    pub connected_ns: u64,
+    /// The server's side was.
+    pub established_ns: u64,
+    /// The application read first.
+    pub picked_up_ns: u64,
+    /// The client read first.
+    pub answered_ns: u64,
+    /// The client read last.
+    pub last_read_ns: u64,
+    /// The kernel's address of the server's socket while it is open; else 0.
+    pub server: u64,
+    /// [`PROBE_ACCEPTED`], once the server's socket is closed.
+    pub flags: u64,
+}
+
+/// Entries of the memory of probes' connections; the oldest give way.
+pub const PROBED: u32 = 2048;
+/// Entries of the memory of listeners by port; the oldest give way.
+pub const QUEUES: u32 = 4096;
+
+/// Key of the memory of listeners by port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct QueueKey {
+    /// Cookie of the network namespace.
+    pub cookie: u64,
+    /// Port.
+    pub port: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// The namespace that a slot's pod was seen in last.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Home {
+    /// Its cookie.
+    pub cookie: u64,
+    /// The slot's generation then.
+    pub generation: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Entries of the map of Services without endpoints: one for each address and port.
@@ -397,8 +466,10 @@ pub mod anomaly {
     pub const BAD_PACKET: u32 = 6;
     /// More probes connected at once than are followed: those that are refused count as clients.
     pub const PROBES_FULL: u32 = 7;
+    /// The end of a probe's connection whose beginning is not known: it has no record.
+    pub const PROBES_UNSEEN: u32 = 8;
     /// How many there are.
-    pub const COUNT: u32 = 8;
+    pub const COUNT: u32 = 9;
     /// Their names, by index.
     pub const NAMES: [&str; COUNT as usize] = [
         "ring_full",
@@ -409,6 +480,7 @@ pub mod anomaly {
         "stale_entry",
         "bad_packet",
         "probes_full",
+        "probes_unseen",
     ];
 }
 
@@ -426,6 +498,8 @@ pub enum Kind {
     Listener = 4,
     /// [`CgroupChange`].
     Cgroup = 5,
+    /// [`ProbeEnd`].
+    Probe = 6,
 }
 
 /// Evidence of one lost attempt; the counter has it already.
@@ -546,6 +620,67 @@ pub struct Listener {
     pub listeners: u32,
 }
 
+/// A connection of a probe was given up by its client, or ended. Zero times mean that it did not come so far.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProbeEnd {
+    /// [`Kind::Probe`].
+    pub kind: u32,
+    /// Index of the container that listens on the port, or [`NONE`].
+    pub container: u32,
+    /// When the client closed.
+    pub at_ns: u64,
+    /// The slot.
+    pub slot: u32,
+    /// The slot's generation.
+    pub generation: u32,
+    /// See [`Begun::at_ns`].
+    pub begun_ns: u64,
+    /// See [`Probed::connected_ns`].
+    pub connected_ns: u64,
+    /// See [`Probed::established_ns`].
+    pub established_ns: u64,
+    /// See [`Probed::picked_up_ns`].
+    pub picked_up_ns: u64,
+    /// See [`Probed::answered_ns`].
+    pub answered_ns: u64,
+    /// See [`Probed::last_read_ns`].
+    pub last_read_ns: u64,
+    /// Jiffies (low half) at the beginning: a clock of its own, to be laid on the other by the two ends.
+    pub begun_jiffies: u32,
+    /// Jiffies when the client's socket received data last.
+    pub received_jiffies: u32,
+    /// Jiffies at the close.
+    pub closed_jiffies: u32,
+    /// What the port's listeners have dropped meanwhile.
+    pub dropped: u32,
+    /// See [`Begun::opener`].
+    pub opener: u32,
+    /// Port.
+    pub port: u16,
+    /// Bits `PROBE_*`.
+    pub flags: u16,
+}
+
+/// The listeners of its port are known: [`ProbeEnd::dropped`] and [`PROBE_QUEUE_FULL`] tell something.
+pub const PROBE_QUEUE_KNOWN: u16 = 1;
+/// An accept queue of its port was full when it began or when it ended.
+pub const PROBE_QUEUE_FULL: u16 = 2;
+/// The application had accepted it.
+pub const PROBE_ACCEPTED: u16 = 4;
+/// The client had sent something.
+pub const PROBE_SENT: u16 = 8;
+/// All that the client had sent was acknowledged.
+pub const PROBE_ACKED: u16 = 16;
+/// The client's socket had received something.
+pub const PROBE_RECEIVED: u16 = 32;
+/// The client had not read all of it.
+pub const PROBE_UNREAD: u16 = 64;
+/// The server had ended its answer (FIN).
+pub const PROBE_FINISHED: u16 = 128;
+/// An error ended it: refused, reset, unreachable.
+pub const PROBE_FAILED: u16 = 256;
+
 /// A cgroup was made or removed.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -575,7 +710,11 @@ unpadded! {
     Container = 32;
     ProbeKey = 8;
     ServiceKey = 24;
-    Probing = 24;
+    Begun = 24;
+    Probing = 48;
+    Probed = 80;
+    QueueKey = 16;
+    Home = 16;
     PortKey = 8;
     Port = 40;
     SlotRef = 8;
@@ -585,6 +724,7 @@ unpadded! {
     Signal = 40;
     Exit = 40;
     Listener = 32;
+    ProbeEnd = 96;
     CgroupChange = 280;
 }
 const _: () = assert!(size_of::<Counters>() == 8 * (60 + 6 + 4 + 4 + 7));

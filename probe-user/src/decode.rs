@@ -4,9 +4,12 @@
 use crate::host::cgroup::Hierarchy;
 use crate::host::cgroup_path::{self, CgroupPath};
 use probe_core::event::{Address, Anomaly, Event, Fact, Loss};
+use probe_core::kubelet::Seen;
 use probe_core::time::Mono;
 use probe_ebpf::record::{self, Record};
-use probe_ebpf::wire::{LOSS_CONNECT, LOSS_LATE, LOSS_LATE_CONNECTION, NONE};
+use probe_ebpf::wire::{
+    LOSS_CONNECT, LOSS_LATE, LOSS_LATE_CONNECTION, NONE, PROBE_RECEIVED, ProbeEnd, SlotRef,
+};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// Decodes one record. `now` stamps what carries no time of its own; `hierarchy` is the one whose cgroups the kernel
@@ -27,6 +30,7 @@ pub fn decode(bytes: &[u8], hierarchy: Option<&Hierarchy>, now: Mono) -> Option<
         Record::Listener { at_ns, slot, container, port, open, listeners } => {
             (at_ns, Fact::Listener { slot, container: index(container), port, open, listeners })
         }
+        Record::Probe(end) => (end.at_ns, Fact::Probed(probed(&end))),
         Record::Cgroup { at_ns, made, id, path } => {
             let path = String::from_utf8_lossy(path);
             (at_ns, cgroup(id, made, &cgroup_path::parse(hierarchy?.local(&path)?))?)
@@ -97,6 +101,39 @@ fn loss(record: Record<'_>) -> Option<(u64, Fact)> {
         attempts,
     };
     Some((at_ns, Fact::Loss(loss)))
+}
+
+fn probed(end: &ProbeEnd) -> Seen {
+    let moment = |ns: u64| (ns != 0).then_some(Mono(ns));
+    Seen {
+        slot: SlotRef { slot: end.slot, generation: end.generation },
+        container: index(end.container),
+        port: end.port,
+        opener: end.opener,
+        begun: Mono(end.begun_ns),
+        connected: moment(end.connected_ns),
+        established: moment(end.established_ns),
+        picked_up: moment(end.picked_up_ns),
+        answered: moment(end.answered_ns),
+        last_read: moment(end.last_read_ns),
+        received: (end.flags & PROBE_RECEIVED != 0).then(|| received(end)),
+        dropped: end.dropped,
+        flags: end.flags,
+        throttled_ns: None,
+    }
+}
+
+/// When the client received data last. The kernel keeps it in jiffies, whose length differs: the probe's two ends are known in both
+/// clocks.
+fn received(end: &ProbeEnd) -> Mono {
+    let jiffies = |until: u32| u64::from(until.wrapping_sub(end.begun_jiffies));
+    let (all, until) = (jiffies(end.closed_jiffies), jiffies(end.received_jiffies));
+    let waited = u128::from(end.at_ns.saturating_sub(end.begun_ns));
+    if all == 0 || until > all {
+        return Mono(end.at_ns);
+    }
+    let ns = waited * u128::from(until) / u128::from(all);
+    Mono(end.begun_ns.saturating_add(u64::try_from(ns).unwrap_or(u64::MAX)))
 }
 
 fn index(container: u32) -> Option<u32> {
@@ -200,6 +237,23 @@ mod tests {
                 "{bytes:?}"
             );
         }
+    }
+
+    #[test]
+    fn the_moment_of_an_answer_is_laid_from_jiffies_on_the_clock() {
+        let end = |received_jiffies: u32, closed_jiffies: u32| ProbeEnd {
+            begun_ns: 1000,
+            at_ns: 5000,
+            begun_jiffies: u32::MAX - 9,
+            received_jiffies,
+            closed_jiffies,
+            ..ProbeEnd::default()
+        };
+        // Ten jiffies to the wrap, then ten more.
+        assert_eq!(received(&end(u32::MAX - 4, 10)), Mono(2000));
+        assert_eq!(received(&end(5, 10)), Mono(4000));
+        assert_eq!(received(&end(u32::MAX - 9, u32::MAX - 9)), Mono(5000), "too short to tell");
+        assert_eq!(received(&end(11, 10)), Mono(5000), "never after the close");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::eventlog::tape::Taped;
 use crate::exposition::own;
 use crate::host::cgroup::{self, Hierarchy};
 use crate::host::conntrack::Asker;
+use crate::host::throttle::Throttle;
 use crate::journal::Journal;
 use crate::kernel::{Heritage, Kernel, Ring};
 use announce::Announcer;
@@ -103,6 +104,8 @@ pub struct Driver {
     pulse: Arc<Pulse>,
     others: OtherPods,
     strangers: Strangers,
+    /// How the containers that are probed were throttled.
+    throttle: Option<Throttle>,
     /// Ids of the cgroups that the core knows.
     cgroups: BTreeSet<u64>,
     /// Ring records by kind.
@@ -121,6 +124,8 @@ pub struct Driver {
 struct Ticks {
     /// When the state is saved next.
     save: Mono,
+    /// Containers' throttling, likewise.
+    cpu: Mono,
     terminating: Mono,
     all: Mono,
     slow: Mono,
@@ -139,6 +144,7 @@ impl Driver {
         let cgroups = parts.monitor.known().cgroups;
         let driver = Self {
             monitor: Taped::new(parts.monitor),
+            throttle: parts.hierarchy.clone().map(Throttle::new),
             kernel: parts.kernel,
             ring: None,
             hierarchy: parts.hierarchy,
@@ -248,7 +254,17 @@ impl Driver {
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "only these matter to the driver itself")]
-    fn handle(&mut self, event: Event) {
+    fn handle(&mut self, mut event: Event) {
+        if let Fact::Probed(seen) = &mut event.fact {
+            if seen.opener == std::process::id() {
+                // The agent's own, which is no kubelet.
+                return;
+            }
+            seen.throttled_ns = seen
+                .container
+                .zip(self.throttle.as_mut())
+                .and_then(|(container, throttle)| throttle.since(container, seen.begun, mono_now()));
+        }
         self.others.note(&event.fact);
         self.strangers.note(&event.fact);
         if event.fact.is_told_once() {
@@ -284,6 +300,12 @@ impl Driver {
 
     fn tick(&mut self, now: Mono) {
         self.pulse.beat(now);
+        if now >= self.ticks.cpu && self.kernel.is_some() {
+            self.ticks.cpu = now.after(TERMINATING_NS);
+            if let Some(throttle) = &mut self.throttle {
+                throttle.sample(&self.monitor.probed_containers(), mono_now);
+            }
+        }
         if now >= self.ticks.slow {
             self.ticks.slow = now.after(SLOW_NS);
             self.clock_offset = None;
@@ -489,6 +511,7 @@ impl Driver {
             Query::Terminations(filter, reply) => drop(reply.send(self.monitor.terminations(&filter))),
             Query::Restarts(filter, reply) => drop(reply.send(self.monitor.restarts(&filter))),
             Query::Advice(filter, reply) => drop(reply.send(self.monitor.advice(&filter))),
+            Query::Probes(reply) => drop(reply.send(self.monitor.probes())),
             Query::Record(reply) => drop(reply.send(self.monitor.record(mono_now(), unix_now_ns()))),
         }
     }
@@ -532,11 +555,12 @@ async fn readable(ring: &mut Option<AsyncFd<Ring>>) {
 }
 
 /// What [`kind_of`] can say: each is exported from the start.
-const RECORD_KINDS: [&str; 6] = ["cgroup", "exit", "listener", "loss", "malformed", "signal"];
+const RECORD_KINDS: [&str; 7] = ["cgroup", "exit", "listener", "loss", "malformed", "probe", "signal"];
 
 fn kind_of(event: Option<&Event>) -> &'static str {
     match event.map(|event| &event.fact) {
         Some(Fact::Loss(_)) => "loss",
+        Some(Fact::Probed(_)) => "probe",
         Some(Fact::Signal { .. }) => "signal",
         Some(Fact::Exit { .. }) => "exit",
         Some(Fact::Listener { .. }) => "listener",

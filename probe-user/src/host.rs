@@ -1,4 +1,4 @@
-//! Sources on the node itself: cgroupfs (which containers exist before any hook fires) and `/proc/self` (what the agent
+//! Sources on the node itself: cgroupfs (which containers exist before any hook fires, how they are throttled) and `/proc/self` (what the agent
 //! costs), nf_tables (which addresses the service proxy uses), connection tracking (what sent a lost connect). Nothing here writes anywhere.
 
 pub mod cgroup;
@@ -6,3 +6,4 @@ pub mod cgroup_path;
 pub mod conntrack;
 pub mod process;
 pub mod rules;
+pub mod throttle;

@@ -4,6 +4,7 @@
 pub mod api;
 pub mod health;
 pub mod metrics;
+pub mod probes;
 pub mod record;
 pub mod server;
 pub mod status;
@@ -71,6 +72,7 @@ pub fn private(app: App) -> Router {
         .route("/api/v1/terminations/{namespace}/{pod}", get(api::termination))
         .route("/api/v1/restarts", get(api::restarts))
         .route("/api/v1/advice", get(api::advice))
+        .route("/api/v1/probes", get(probes::probes))
         .route("/api/v1/removed-endpoints", get(api::removed_endpoints))
         .route("/api/v1/record", get(record::record));
     finished(routes, app)

@@ -44,6 +44,8 @@ mod overflow;
 mod overload;
 #[path = "agent/own_end.rs"]
 mod own_end;
+#[path = "agent/probed.rs"]
+mod probed;
 #[path = "agent/probes.rs"]
 mod probes;
 #[path = "agent/prometheus.rs"]
@@ -133,6 +135,7 @@ fn main() -> ExitCode {
         outage::trials(),
         recorded::trials(),
         probes::trials(),
+        probed::trials(),
         prometheus::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()

@@ -7,7 +7,7 @@ use super::connection::{
     MAY_BE_ONE_WAY,
 };
 use super::load::{self, direct, tcp};
-use super::{identity, known};
+use super::{identity, known, probed};
 use aya_ebpf::programs::BtfTracePointContext;
 use aya_log_ebpf::debug;
 use probe_ebpf::class::{Class, Confidence, Phase};
@@ -101,6 +101,7 @@ fn leaving(
     }
     let phase = identity::phase(connection.slot, connection.container);
     if connection.flags & IS_PROBE != 0 {
+        probed::left(sk, connection);
         // Nothing of it counts, nor what is still in flight.
         connection.flags |= IS_COUNTED;
         if !matches!(phase, Phase::Running) {

@@ -8,8 +8,8 @@ use super::{account, known, maps};
 use probe_ebpf::class::Phase;
 use probe_ebpf::fields::{ABSENT, Field};
 use probe_ebpf::wire::{
-    self, HOST_SCOPE, NONE, OWN_PIDS, PORT_FOREIGN, PORT_SEEN, PORT_SERVICE, Port, PortKey, SLOT_ADDRESSED,
-    SLOT_DELETING, SLOT_SERVED, SlotRef, anomaly,
+    self, HOST_SCOPE, Home, NONE, OWN_PIDS, PORT_FOREIGN, PORT_SEEN, PORT_SERVICE, Port, PortKey,
+    SLOT_ADDRESSED, SLOT_DELETING, SLOT_SERVED, SlotRef, anomaly,
 };
 
 /// BPF_NOEXIST.
@@ -86,7 +86,17 @@ pub(super) fn learn_namespace(cookie: u64, slot: SlotRef) {
         account::anomaly(anomaly::NAMESPACES_FULL);
         return;
     }
+    if let Some(home) = maps::HOMES.get_ptr_mut(slot.slot) {
+        // SAFETY: a live map value; of two writers either is right.
+        unsafe { *home = Home { cookie, generation: slot.generation, reserved: 0 } };
+    }
     known::forget();
+}
+
+/// The namespace that a slot's pod was seen in last; 0 if none.
+#[inline(always)]
+pub(super) fn namespace_of_slot(slot: SlotRef) -> u64 {
+    maps::HOMES.get(slot.slot).filter(|home| home.generation == slot.generation).map_or(0, |home| home.cookie)
 }
 
 /// The port of a slot, if anybody declared it or was seen there. In the node's namespace the port names the slot.

@@ -2,7 +2,7 @@
 
 use super::account::{self, Attempt};
 use super::load::{self, direct, probe};
-use super::{identity, known, maps};
+use super::{identity, known, maps, queue};
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::fields::Field;
 use probe_ebpf::wire::{Kind, LISTENERS_EACH, Listener, Listening, NONE, SlotRef, anomaly};
@@ -22,6 +22,9 @@ pub(super) fn listening(sk: *const u8) {
         identity::learn_namespace(cookie, own);
     }
     follow(sk);
+    if cookie != load::host_net() {
+        queue::open(cookie, sk);
+    }
     // No client comes there, and another may have the port at the other addresses.
     if load::is_loopback(load::local_address(sk)) {
         return;
@@ -115,7 +118,9 @@ pub(super) fn unlistened(sk: *const u8) {
         return;
     }
     let number = u16::from_be(direct(tp, Field::SourcePort));
-    let Some((scope, _)) = identity::scope_of_socket(load::net_cookie(sk), sk) else { return };
+    let cookie = load::net_cookie(sk);
+    queue::close(cookie, number, sk);
+    let Some((scope, _)) = identity::scope_of_socket(cookie, sk) else { return };
     let Some(port) = identity::port(scope, number) else { return };
     // SAFETY: a live map value.
     let (slot, container, left) = unsafe {

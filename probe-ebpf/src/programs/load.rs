@@ -177,6 +177,21 @@ pub(super) fn now_ns() -> u64 {
     unsafe { generated::bpf_ktime_get_ns() }
 }
 
+/// The low half of the kernel's own clock, in ticks.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the low half")]
+pub(super) fn jiffies() -> u32 {
+    // SAFETY: no arguments.
+    unsafe { generated::bpf_jiffies64() as u32 }
+}
+
+/// The running process.
+#[inline(always)]
+pub(super) fn current_process() -> u32 {
+    // SAFETY: no arguments.
+    (unsafe { generated::bpf_get_current_pid_tgid() } >> 32) as u32
+}
+
 /// The running task.
 #[inline(always)]
 pub(super) fn current_task() -> *const u8 {

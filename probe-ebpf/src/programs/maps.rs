@@ -7,8 +7,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, RingBuf},
 };
 use probe_ebpf::wire::{
-    self, Closed, Container, Control, Known, Listening, Port, PortKey, ProbeKey, Probing, ServiceKey, Slot,
-    SlotRef, Tally, Tuple, Turns, anomaly,
+    self, Closed, Container, Control, Home, Known, Listening, Port, PortKey, ProbeKey, Probed, Probing,
+    QueueKey, ServiceKey, Slot, SlotRef, Tally, Tuple, Turns, anomaly,
 };
 
 /// Memory for an entry only while it is there.
@@ -64,6 +64,16 @@ pub(super) static PROBES: HashMap<ProbeKey, Probing> = HashMap::with_max_entries
 /// Address and port of a Service without endpoints -> the slot of the pod whose end took the last. User space writes.
 #[map]
 pub(super) static SERVICES: HashMap<ServiceKey, SlotRef> = HashMap::with_max_entries(wire::SERVICES, 0);
+/// Probes' connections, by tuple as the pod sees it. The kernel's alone.
+#[map]
+pub(super) static PROBED: LruHashMap<Tuple, Probed> = LruHashMap::with_max_entries(wire::PROBED, 0);
+/// Slot -> the namespace that it was seen in last. The kernel's alone.
+#[map]
+pub(super) static HOMES: Array<Home> = Array::with_max_entries(wire::SLOTS, 0);
+/// Namespace and port -> the kernel's addresses of its listeners. The kernel's alone.
+#[map]
+pub(super) static QUEUES: LruHashMap<QueueKey, [u64; wire::LISTENERS_EACH]> =
+    LruHashMap::with_max_entries(wire::QUEUES, 0);
 /// Id of the cgroup that a task listened in -> its listeners, so that the container's stop finds them. Not by container: a
 /// server may listen before user space knows its container. The kernel's alone.
 #[map]

@@ -10,9 +10,11 @@ use super::identity::{self, NO_EXIST};
 use super::load::{self, direct};
 use super::packet::Packet;
 use super::reset::tuple_of;
-use super::{known, maps};
+use super::{known, maps, probed};
 use probe_ebpf::fields::Field;
-use probe_ebpf::wire::{CLOSED_PROBE, Closed, PORT_PROBE, PROBES_EACH, Port, ProbeKey, Probing, anomaly};
+use probe_ebpf::wire::{
+    Begun, CLOSED_PROBE, Closed, PORT_PROBE, PROBES_EACH, Port, ProbeKey, Probing, anomaly,
+};
 
 /// ECONNREFUSED.
 const REFUSED: i32 = 111;
@@ -39,7 +41,8 @@ pub(super) fn connecting(sk: *const u8) {
     if !connection::store(sk, &client) {
         return;
     }
-    let probing = Probing { socket: sk as u64, address: load::local_address(sk) };
+    let begun = probed::begun(slot, peer_port);
+    let probing = Probing { socket: sk as u64, address: load::local_address(sk), begun };
     for place in 0..PROBES_EACH {
         let key = ProbeKey { slot: slot.slot, port: peer_port, place };
         if maps::PROBES.insert(key, probing, NO_EXIST).is_ok() {
@@ -53,22 +56,25 @@ pub(super) fn connecting(sk: *const u8) {
     let _taken = maps::PROBES.insert(ProbeKey { slot: slot.slot, port: peer_port, place: 0 }, probing, 0);
 }
 
-/// The connect is over, one way or the other.
+/// The connect is over, one way or the other: how it began, if it was followed.
 #[inline(always)]
-fn no_longer_connecting(sk: *const u8, seen: &Connection) {
+fn no_longer_connecting(sk: *const u8, seen: &Connection) -> Option<Begun> {
     for place in 0..PROBES_EACH {
         let key = ProbeKey { slot: seen.slot.slot, port: seen.local_port, place };
         // SAFETY: the map is preallocated; another socket's entry is left alone.
-        if unsafe { maps::PROBES.get(key) }.is_some_and(|probing| probing.socket == sk as u64) {
+        let probing = unsafe { maps::PROBES.get(key) };
+        if let Some(probing) = probing.filter(|probing| probing.socket == sk as u64) {
+            let begun = probing.begun;
             // Gone already is as good.
             let _gone = maps::PROBES.remove(key);
             if let Some(port) = identity::port(seen.slot.slot, seen.local_port) {
                 // SAFETY: a live map value.
                 account::subtract(unsafe { &raw mut (*port).probing });
             }
-            return;
+            return Some(begun);
         }
     }
+    None
 }
 
 /// A probe sent this SYN to this port of a pod: it connects right now, or gave up while the packet waited.
@@ -137,28 +143,34 @@ fn remember(seen: &Connection) {
 #[inline(always)]
 pub(super) fn connected(sk: *const u8) {
     let Some(seen) = seen_from_pod(sk) else { return };
-    no_longer_connecting(sk, &seen);
+    let begun = no_longer_connecting(sk, &seen);
     if let Some(port) = identity::port(seen.slot.slot, seen.local_port) {
         // SAFETY: a live map value.
         account::add(unsafe { &raw mut (*port).probed });
         known::forget();
     }
     remember(&seen);
+    if let Some(begun) = begun {
+        probed::connected(sk, &seen, begun);
+    }
 }
 
 /// SYN_SENT -> CLOSE on the client side. Its SYN may still wait for a neighbour, unless it was answered.
 #[inline(always)]
 pub(super) fn failed(sk: *const u8) {
     let Some(seen) = seen_from_pod(sk) else { return };
-    no_longer_connecting(sk, &seen);
+    let begun = no_longer_connecting(sk, &seen);
     if direct::<i32>(sk, Field::Error) != REFUSED {
         remember(&seen);
+    }
+    if let Some(begun) = begun {
+        probed::failed(sk, &seen, begun);
     }
 }
 
 /// The server side's question; the answer is given once.
 #[inline(always)]
-pub(super) fn is_one(port: *mut Port, server: &Connection) -> bool {
+pub(super) fn is_one(port: *mut Port, server: &Connection, sk: *const u8) -> bool {
     let tuple = server.tuple();
     let Some(closed) = account::remembered(&tuple) else { return false };
     // SAFETY: a live map value.
@@ -169,5 +181,6 @@ pub(super) fn is_one(port: *mut Port, server: &Connection) -> bool {
     let _gone = maps::CLOSED.remove(tuple);
     // SAFETY: a live map value.
     account::subtract(unsafe { &raw mut (*port).probed });
+    probed::established(&tuple, sk);
     true
 }

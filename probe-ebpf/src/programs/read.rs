@@ -8,7 +8,7 @@ use super::connection::{
     self, Connection, HAS_CHATTER, HAS_READ, IS_ADOPTED, IS_PROBE, IS_PROBE_CLIENT, MAY_BE_ONE_WAY, fill_ends,
 };
 use super::load::{self, direct};
-use super::{account, bare, identity, known};
+use super::{account, bare, identity, known, probed};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::class::Phase;
 use probe_ebpf::fields::Field;
@@ -39,6 +39,7 @@ fn known_read(sk: *const u8, stored: *mut Connection) {
     // SAFETY: non-null storage of this socket; its reads are serialised by the socket lock.
     let connection = unsafe { &mut *stored };
     if connection.flags & (IS_PROBE | IS_PROBE_CLIENT) != 0 {
+        probed::was_read(connection);
         return;
     }
     let tp = load::tcp_sock(sk);

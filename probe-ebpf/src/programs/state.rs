@@ -7,7 +7,7 @@
 
 use super::connection::{self, Connection, HAS_CHATTER, IS_PROBE};
 use super::load::{self, direct, tcp};
-use super::{account, bare, closing, identity, known, listener, probe, service};
+use super::{account, bare, closing, identity, known, listener, probe, probed, service};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::class::Phase;
 use probe_ebpf::fields::Field;
@@ -41,10 +41,33 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
         (tcp::CLOSE, tcp::LISTEN) | (tcp::LISTEN | tcp::SYN_SENT, tcp::CLOSE) => false,
         _ => true,
     };
-    if load::joined(is_done) == 0 {
+    if load::joined(is_done) == 0
+        && (load::net_cookie(sk) != load::host_net() || client_side(sk, old, new) == 0)
+    {
         at_length(ctx);
     }
     0
+}
+
+/// A probe's own socket: 1 if it is one. A function of its own beside the other, which has no room left on its stack.
+#[inline(never)]
+fn client_side(sk: *const u8, old: i32, new: i32) -> u64 {
+    if !load::is_counted(sk) {
+        return 0;
+    }
+    match (old, new) {
+        (tcp::CLOSE, tcp::SYN_SENT) => probe::connecting(sk),
+        (tcp::SYN_SENT, tcp::ESTABLISHED) => probe::connected(sk),
+        (tcp::SYN_SENT, tcp::CLOSE) => {
+            probe::failed(sk);
+            return 0;
+        }
+        (tcp::ESTABLISHED | tcp::CLOSE_WAIT, tcp::FIN_WAIT1 | tcp::LAST_ACK | tcp::CLOSE) => {
+            return probed::over(sk, old);
+        }
+        _ => return 0,
+    }
+    1
 }
 
 /// Everything that the socket and what is known of its port did not settle. A function of its own, so that most
@@ -67,12 +90,7 @@ fn at_length(ctx: BtfTracePointContext) {
         (tcp::FIN_WAIT1, tcp::FIN_WAIT2) => closing::delivered(sk),
         (tcp::CLOSE, tcp::LISTEN) => listener::listening(sk),
         (tcp::LISTEN, tcp::CLOSE) => listener::unlistened(sk),
-        (tcp::CLOSE, tcp::SYN_SENT) => probe::connecting(sk),
-        (tcp::SYN_SENT, tcp::ESTABLISHED) => probe::connected(sk),
-        (tcp::SYN_SENT, tcp::CLOSE) => {
-            probe::failed(sk);
-            service::failed(sk);
-        }
+        (tcp::SYN_SENT, tcp::CLOSE) => service::failed(sk),
         _ => {}
     }
 }
@@ -130,7 +148,7 @@ fn established(sk: *const u8) {
     let counters = account::counters_in(tally);
     // SAFETY: a live map value.
     let is_probed = unsafe { (*port).probed } != 0;
-    if is_probed && probe::is_one(port, &ends) {
+    if is_probed && probe::is_one(port, &ends, sk) {
         ends.flags = IS_PROBE;
         if !matches!(phase, Phase::Running) {
             // SAFETY: a live map value.

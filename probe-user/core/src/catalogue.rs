@@ -14,6 +14,10 @@ pub const OTHER: &str = "~other";
 pub const LAG_BUCKETS: &[f64] =
     &[0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0];
 
+/// The same for the phases of a probe.
+pub const PROBE_BUCKETS: &[f64] =
+    &[0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
 /// Type of a family.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
@@ -157,10 +161,25 @@ pub const CATALOGUE: &[Family] = &[
         "Pods stopped by signal without a deletion in the API while their endpoint was ready.",
     ),
     core("stop_signals_ignored", Kind::Counter, W, "Stop signals that a container's init ignored."),
+    core(
+        "kubelet_probe_timeouts",
+        Kind::Counter,
+        with_w!["probe_type", "cause"],
+        "Probes of the kubelet that it gave up at their timeout, by what the kernel shows of the cause.",
+    ),
     core("terminating_pods", Kind::Gauge, W, "Pods that are deleting, stopping or settling."),
     core("terminating_connections", Kind::Gauge, W, "Open inbound connections of terminating pods."),
     core("node_lost_requests", Kind::Counter, &[], "Lost requests of all workloads on this node."),
     core("node_pod_terminations", Kind::Counter, &[], "Settled pod terminations on this node."),
+    unit(
+        core(
+            "kubelet_probe_phase_duration_seconds",
+            Kind::Histogram(PROBE_BUCKETS),
+            &["probe_type", "phase"],
+            "Parts of the kubelet's probes: connect, from there to the application's first read, from there to the first answer.",
+        ),
+        "seconds",
+    ),
     core("watched_pods", Kind::Gauge, &[], "Pods whose connections the kernel programs watch."),
     core(
         "attribution_failures",

@@ -3,6 +3,7 @@
 //! object a line. No conclusion is drawn here.
 
 use crate::conntrack::Tracked;
+use crate::kubelet::{ProbeUse, Seen};
 use crate::time::Mono;
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::protocol::Protocol;
@@ -135,6 +136,8 @@ pub enum Fact {
     Loss(Loss),
     /// What connection tracking has of a lost connect, asked for after it.
     Tracked(Tracked),
+    /// A connection of a probe of the kubelet ended.
+    Probed(Seen),
     /// A reading of a slot's counters.
     Reading {
         /// Slot and generation.
@@ -180,6 +183,7 @@ impl Fact {
             Self::Clock { .. }
             | Self::Loss(_)
             | Self::Tracked(_)
+            | Self::Probed(_)
             | Self::Reading { .. }
             | Self::KernelAnomalies { .. } => false,
         }
@@ -224,6 +228,8 @@ pub struct Pod {
     pub ports: Vec<u16>,
     /// TCP ports that its spec's probes go to.
     pub probe_ports: Vec<u16>,
+    /// Those probes.
+    pub probes: Vec<ProbeUse>,
     /// What its ports' names and its probes say that they speak.
     pub hints: Vec<PortHint>,
     /// Deletion, once requested.

@@ -16,6 +16,7 @@ pub mod event;
 pub mod explain;
 pub mod finding;
 mod history;
+pub mod kubelet;
 mod ledger;
 pub mod limits;
 pub mod monitor;

@@ -9,6 +9,7 @@ mod adopt;
 mod api;
 mod kernel;
 mod output;
+mod probed;
 mod rules;
 mod saved;
 mod settle;
@@ -297,6 +298,7 @@ impl Monitor {
             }
             Fact::Loss(loss) => self.handle_loss(at, loss),
             Fact::Tracked(tracked) => self.handle_tracked(&tracked),
+            Fact::Probed(seen) => self.handle_probed(at, &seen),
             Fact::Reading { slot, counters } => self.handle_reading(at, slot, &counters),
             Fact::KernelAnomalies { values } => self.handle_kernel_anomalies(&values),
             Fact::Anomaly { kind, count } => self.note(kind, count),

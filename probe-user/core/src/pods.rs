@@ -4,6 +4,7 @@ use crate::conntrack::{Before, Met, Tracked, sent_it};
 use crate::endpoints::Membership;
 use crate::episode::Episode;
 use crate::event::{Address, Loss, Pod};
+use crate::kubelet::PortSeen;
 use crate::ledger::Ledger;
 use crate::ports::PortUse;
 use crate::routes::Routes;
@@ -214,6 +215,9 @@ pub(crate) struct PodState {
     /// There was none when it came.
     pub(crate) slot_refused: bool,
     pub(crate) ports: BTreeMap<u16, PortUse>,
+    /// What was seen of its probes, by port.
+    #[serde(default)]
+    pub(crate) probed: BTreeMap<u16, PortSeen>,
     /// The kernel side knows that services name some of its ports.
     pub(crate) served: bool,
     /// By service name.
@@ -260,6 +264,7 @@ impl PodState {
             marked: false,
             slot_refused: false,
             ports: BTreeMap::new(),
+            probed: BTreeMap::new(),
             served: false,
             services: BTreeMap::new(),
             vacant: BTreeSet::new(),

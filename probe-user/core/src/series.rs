@@ -1,11 +1,13 @@
 //! The fixed layout of one workload's series: which number is which counter or histogram, its family and its labels.
 //! Because the layout is fixed, a workload can never have more series than it says.
 
+use crate::kubelet::Cause;
+use crate::probes::ProbeType;
 use crate::termination::{Outcome, Trigger};
 use probe_ebpf::class::{Class, Confidence};
 
 /// Counters of a workload.
-pub(crate) const COUNTERS: usize = 96;
+pub(crate) const COUNTERS: usize = PROBE_TIMEOUTS + ProbeLabel::ALL.len() * Cause::ALL.len();
 /// Histograms of a workload.
 pub(crate) const HISTOGRAMS: usize = 8;
 
@@ -19,6 +21,7 @@ pub(crate) const TAIL_CENSORED: usize = 93;
 pub(crate) const SILENT: usize = 94;
 /// Number of `stop_signals_ignored`.
 pub(crate) const IGNORED: usize = 95;
+const PROBE_TIMEOUTS: usize = 96;
 
 /// Histogram: deletion seen to stop signal.
 pub(crate) const PRESTOP: usize = 0;
@@ -36,6 +39,41 @@ pub(crate) const STAGE_PROGRAMMED: usize = 5;
 pub(crate) const STAGE_TRAFFIC: usize = 6;
 /// Histogram: deletion seen to last new connection.
 pub(crate) const TAIL: usize = 7;
+
+/// Which probe it was, as labels name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum ProbeLabel {
+    /// The only one of its port.
+    Of(ProbeType),
+    /// One of several of its port.
+    Unknown,
+}
+
+impl ProbeLabel {
+    pub(crate) const ALL: [Self; 4] = [
+        Self::Of(ProbeType::Liveness),
+        Self::Of(ProbeType::Readiness),
+        Self::Of(ProbeType::Startup),
+        Self::Unknown,
+    ];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Of(ProbeType::Liveness) => "Liveness",
+            Self::Of(ProbeType::Readiness) => "Readiness",
+            Self::Of(ProbeType::Startup) => "Startup",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Its place in [`Self::ALL`].
+    pub(crate) const fn place(self) -> usize {
+        match self {
+            Self::Of(probe_type) => probe_type as usize,
+            Self::Unknown => 3,
+        }
+    }
+}
 
 /// Reasons of container terminations.
 pub(crate) const REASONS: [&str; 5] = ["liveness", "startup", "exit", "oom", "unknown"];
@@ -64,6 +102,11 @@ pub(crate) fn pod_terminations(trigger: Trigger, outcome: Outcome, lost: bool) -
 pub(crate) fn container_terminations(reason: &str) -> usize {
     let unknown = REASONS.len() - 1;
     CONTAINER_TERMINATIONS + REASONS.iter().position(|known| *known == reason).unwrap_or(unknown)
+}
+
+/// `kubelet_probe_timeouts`.
+pub(crate) fn probe_timeouts(label: ProbeLabel, cause: Cause) -> usize {
+    PROBE_TIMEOUTS + label.place() * Cause::ALL.len() + cause as usize
 }
 
 /// True for counters that exist at 0 from the workload's birth.
@@ -110,7 +153,13 @@ pub(crate) fn counter(number: usize) -> (&'static str, Vec<&'static str>) {
         }
         TAIL_CENSORED => ("traffic_tail_censored", Vec::new()),
         SILENT => ("silent_terminations", Vec::new()),
-        _ => ("stop_signals_ignored", Vec::new()),
+        IGNORED => ("stop_signals_ignored", Vec::new()),
+        _ => {
+            let n = number - PROBE_TIMEOUTS;
+            let (label, cause) = (n / Cause::ALL.len() % ProbeLabel::ALL.len(), n % Cause::ALL.len());
+            let labels = vec![ProbeLabel::ALL[label].name(), Cause::ALL[cause].name()];
+            ("kubelet_probe_timeouts", labels)
+        }
     }
 }
 
@@ -166,6 +215,9 @@ mod tests {
             ["node_shutdown", "forced", "none"]
         );
         assert_eq!(described(container_terminations("oom")), ["oom"]);
+        let label = ProbeLabel::Of(ProbeType::Startup);
+        assert_eq!(described(probe_timeouts(label, Cause::CpuThrottled)), ["Startup", "cpu_throttled"]);
+        assert_eq!(described(probe_timeouts(ProbeLabel::Unknown, Cause::Unknown)), ["unknown", "unknown"]);
         assert_eq!(counter(IGNORED).0, "stop_signals_ignored");
         assert_eq!((0..COUNTERS).filter(|n| is_alertable(*n)).count(), 10 + 32 + 2);
     }

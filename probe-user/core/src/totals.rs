@@ -1,13 +1,16 @@
 //! The workloads' totals and the life of their series: born at 0, held at 0 until a scrape has seen that, gone some time
 //! after the workload's last pod. What does not fit the series limit counts under `~other`, so that sums stay right.
 
+mod phases;
 mod saved;
 
 use crate::catalogue::{LAG_BUCKETS, OTHER};
+use crate::kubelet::Phase;
 use crate::limits::SECOND;
-use crate::series::{self, COUNTERS, HISTOGRAMS};
+use crate::series::{self, COUNTERS, HISTOGRAMS, ProbeLabel};
 use crate::snapshot::{Exemplar, Series, Value};
 use crate::time::Mono;
+use phases::Phases;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -102,6 +105,9 @@ pub(crate) struct Totals {
     pub(crate) node_lost: u64,
     /// Settled pod terminations of all workloads.
     pub(crate) node_terminations: u64,
+    /// Phases of the probes of all workloads.
+    #[serde(default)]
+    probes: Phases,
 }
 
 impl Totals {
@@ -115,6 +121,7 @@ impl Totals {
             dropped: 0,
             node_lost: 0,
             node_terminations: 0,
+            probes: Phases::default(),
         }
     }
 
@@ -225,6 +232,11 @@ impl Totals {
         self.account(ix, born, fits, HISTOGRAM_LINES);
     }
 
+    /// Adds a sample of a probe's phase.
+    pub(crate) fn observe_probe(&mut self, label: ProbeLabel, phase: Phase, ns: u64, at: Mono) {
+        self.probes.observe(label, phase, ns, at);
+    }
+
     fn account(&mut self, ix: WorkloadIx, born: bool, fits: bool, lines: usize) {
         if born && fits && ix != OVERFLOW {
             self.lines += lines;
@@ -238,11 +250,10 @@ impl Totals {
     pub(crate) fn scraped(&mut self, at: Mono) {
         for workload in self.list.iter_mut().flatten() {
             for life in workload.counter_life.iter_mut().chain(&mut workload.histogram_life) {
-                if matches!(life, Life::Held(born) if *born < at) {
-                    *life = Life::Shown;
-                }
+                life.scraped(at);
             }
         }
+        self.probes.scraped(at);
     }
 
     /// Series that found no room.
@@ -252,6 +263,7 @@ impl Totals {
 
     /// All series of all workloads, with `gauges` (terminating pods and connections) by workload; unsorted.
     pub(crate) fn render(&self, now: Mono, gauges: &BTreeMap<WorkloadIx, (u64, u64)>, out: &mut Vec<Series>) {
+        self.probes.render(now, out);
         for (ix, workload) in self.list.iter().enumerate() {
             let Some(workload) = workload else { continue };
             let labels = |rest: &[&str]| {
@@ -282,6 +294,14 @@ impl Totals {
                     exemplar: None,
                 });
             }
+        }
+    }
+}
+
+impl Life {
+    fn scraped(&mut self, at: Mono) {
+        if matches!(self, Self::Held(born) if *born < at) {
+            *self = Self::Shown;
         }
     }
 }

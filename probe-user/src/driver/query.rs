@@ -4,6 +4,7 @@
 use crate::eventlog::tape::Recording;
 use crate::kernel::{MapUsage, ProgramStats};
 use probe_core::advice::WorkloadAdvice;
+use probe_core::kubelet::ProbeItem;
 use probe_core::snapshot::{Series, Snapshot};
 use probe_core::termination::{Filter, Listing, Restart, Termination};
 use std::collections::BTreeMap;
@@ -59,6 +60,7 @@ pub(crate) enum Query {
     Terminations(Filter, oneshot::Sender<Listing<Termination>>),
     Restarts(Filter, oneshot::Sender<Listing<Restart>>),
     Advice(Filter, oneshot::Sender<Vec<WorkloadAdvice>>),
+    Probes(oneshot::Sender<Vec<ProbeItem>>),
     Record(oneshot::Sender<Option<Recording>>),
 }
 
@@ -102,6 +104,11 @@ impl Handle {
     /// What the last rollout of each workload advises.
     pub async fn advice(&self, filter: Filter) -> Result<Vec<WorkloadAdvice>, QueryError> {
         self.ask(|reply| Query::Advice(filter, reply)).await
+    }
+
+    /// The local pods' probes, and what was seen of the kubelet's.
+    pub async fn probes(&self) -> Result<Vec<ProbeItem>, QueryError> {
+        self.ask(Query::Probes).await
     }
 
     async fn ask<T>(&self, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Result<T, QueryError> {

@@ -119,6 +119,8 @@ fn subtree_of(mountinfo: &str, directory: &Path) -> String {
 pub struct Found {
     /// Its id: the directory's inode number.
     pub id: u64,
+    /// Its path below the agent's directory.
+    pub path: String,
     /// What it is: [`CgroupPath::Pod`], [`CgroupPath::Container`] or [`CgroupPath::Odd`].
     pub what: CgroupPath,
 }
@@ -147,7 +149,7 @@ pub fn scan(hierarchy: &Hierarchy) -> Vec<Found> {
             if matches!(what, CgroupPath::Pod { .. } | CgroupPath::Container { .. } | CgroupPath::Odd)
                 && let Ok(metadata) = entry.metadata()
             {
-                found.push(Found { id: metadata.ino(), what });
+                found.push(Found { id: metadata.ino(), path: local, what });
             }
             if descend && depth + 1 < DEPTH_MAX {
                 queue.push((path, depth + 1));

@@ -18,12 +18,13 @@ pub(super) struct Program {
 }
 
 use Field::{
-    BytesAcked, BytesReceived, CgroupKn, CgroupRoot, CgroupSelf, Cgroups, ChildReaper, CopiedSeq, CssCgroup,
-    CssParent, DeviceIndex, DeviceNet, Drops, Error, ExitCode, Family, Flags, GroupExitCode, GroupLeader,
-    HalfOpen, HierarchyId, KnId, LastReceived, LastSent, Live, LocalPort, LocalV4, LocalV6, Net, NetCookie,
-    PeerPort, PeerV4, PeerV6, PidLevel, PidNumbers, Protocol, RcvNxt, RealParent, SegmentsIn, SignalCode,
-    SkbDevice, SkbHead, SkbNetwork, SkbProtocol, SkbTime, SndNxt, SndUna, Socket, SocketCgroup, SocketCookie,
-    SocketStorage, SourcePort, State, TaskSignal, Tgid, ThreadPid, UpidNamespace, UpidNumber, WriteSeq,
+    AckBacklog, BytesAcked, BytesReceived, CgroupKn, CgroupRoot, CgroupSelf, Cgroups, ChildReaper, CopiedSeq,
+    CssCgroup, CssParent, DeviceIndex, DeviceNet, Drops, Error, ExitCode, Family, Flags, GroupExitCode,
+    GroupLeader, HalfOpen, HierarchyId, KnId, LastReceived, LastSent, Live, LocalPort, LocalV4, LocalV6,
+    MaxAckBacklog, Net, NetCookie, PeerPort, PeerV4, PeerV6, PidLevel, PidNumbers, Protocol, RcvNxt,
+    RealParent, SegmentsIn, SignalCode, SkbDevice, SkbHead, SkbNetwork, SkbProtocol, SkbTime, SndNxt, SndUna,
+    Socket, SocketCgroup, SocketCookie, SocketStorage, SourcePort, State, TaskSignal, Tgid, ThreadPid,
+    UpidNamespace, UpidNumber, WriteSeq,
 };
 
 /// Every program, in the order in which they are attached: what a later one relies on comes first.
@@ -63,6 +64,8 @@ pub(super) const PROGRAMS: &[Program] = &[
             HalfOpen,
             SegmentsIn,
             Drops,
+            AckBacklog,
+            MaxAckBacklog,
             Cgroups,
             CgroupKn,
             CgroupSelf,

@@ -13,8 +13,8 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{BtfTracePoint, ProgramInfo};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use probe_ebpf::wire::{
-    ABI, Closed, Container, Control, Known, LISTENERS_EACH, Listening, Port, PortKey, ProbeKey, Probing,
-    SAVED_CHUNK, ServiceKey, Slot, SlotRef, Tally, Tuple, Turns,
+    ABI, Closed, Container, Control, Home, Known, LISTENERS_EACH, Listening, Port, PortKey, ProbeKey, Probed,
+    Probing, QueueKey, SAVED_CHUNK, ServiceKey, Slot, SlotRef, Tally, Tuple, Turns,
 };
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
@@ -27,7 +27,7 @@ use super::tables::Plain;
 
 /// Maps that are pinned, all but the settings, which are of one instance; with the bytes of their keys and values where
 /// user space reads them.
-const MAPS: [(&str, Option<(usize, usize)>); 21] = [
+const MAPS: [(&str, Option<(usize, usize)>); 24] = [
     ("CONTROL", Some((4, size_of::<Control>()))),
     ("SAVED", Some((4, SAVED_CHUNK))),
     ("SLOTS", Some((4, size_of::<Slot>()))),
@@ -44,6 +44,9 @@ const MAPS: [(&str, Option<(usize, usize)>); 21] = [
     ("SYNS", Some((size_of::<Tuple>(), 4))),
     ("PROBES", Some((size_of::<ProbeKey>(), size_of::<Probing>()))),
     ("SERVICES", Some((size_of::<ServiceKey>(), size_of::<SlotRef>()))),
+    ("PROBED", Some((size_of::<Tuple>(), size_of::<Probed>()))),
+    ("HOMES", Some((4, size_of::<Home>()))),
+    ("QUEUES", Some((size_of::<QueueKey>(), 8 * LISTENERS_EACH))),
     ("LISTENERS", Some((8, size_of::<[Listening; LISTENERS_EACH]>()))),
     ("ANOMALIES", Some((4, 8))),
     ("RING", None),

@@ -195,6 +195,10 @@ pub struct Probe {
     pub tcp_socket: Option<ProbeTarget>,
     /// By the gRPC health protocol.
     pub grpc: Option<ProbeTarget>,
+    /// Time that one attempt has.
+    pub timeout_seconds: Option<i64>,
+    /// Time from one to the next.
+    pub period_seconds: Option<i64>,
 }
 
 /// Where a probe goes.

@@ -12,6 +12,8 @@ use jiff::Timestamp;
 use probe_core::event::{
     ContainerStatus, Deletion, Endpoint, HintSource, Key, Pod, PortHint, Service, Slice,
 };
+use probe_core::kubelet::{ProbeHandler, ProbeUse};
+use probe_core::probes::ProbeType;
 use probe_ebpf::protocol::Protocol;
 use std::net::IpAddr;
 
@@ -72,6 +74,7 @@ pub fn pod(identity: &Identity, json: &str) -> Option<Reduced<Pod>> {
         addresses: addresses(&status, &mut odd),
         ports: declared_ports(&containers, &mut odd),
         probe_ports: probe_ports(&containers, &mut odd),
+        probes: probes(&containers),
         hints: hints(&containers),
         deletion,
         terminal: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
@@ -214,6 +217,43 @@ fn probe_ports(containers: &[&Container], odd: &mut u64) -> Vec<u16> {
     ports.sort_unstable();
     ports.dedup();
     ports
+}
+
+/// The probes that go to a port of the pod. Odd ports are counted where the ports are.
+fn probes(containers: &[&Container]) -> Vec<ProbeUse> {
+    let mut probes = Vec::new();
+    for container in containers.iter().filter(|container| is_label(&container.name)) {
+        let all = [&container.liveness_probe, &container.readiness_probe, &container.startup_probe];
+        for (probe_type, probe) in ProbeType::ALL.into_iter().zip(all) {
+            let Some(probe) = probe else { continue };
+            let Some(port) = probe_port(container, probe, &mut 0) else { continue };
+            // The API's defaults, for what is not set or not a number of seconds.
+            let seconds = |value: Option<i64>, default| {
+                value
+                    .and_then(|value| u32::try_from(value).ok())
+                    .filter(|value| *value > 0)
+                    .unwrap_or(default)
+            };
+            probes.push(ProbeUse {
+                container: container.name.clone(),
+                probe_type,
+                handler: handler(probe),
+                port,
+                timeout_seconds: seconds(probe.timeout_seconds, 1),
+                period_seconds: seconds(probe.period_seconds, 10),
+            });
+        }
+    }
+    probes
+}
+
+fn handler(probe: &Probe) -> ProbeHandler {
+    match protocol::of_probe(probe) {
+        Some(Protocol::Https) => ProbeHandler::Https,
+        _ if probe.http_get.is_some() => ProbeHandler::Http,
+        _ if probe.tcp_socket.is_some() => ProbeHandler::Tcp,
+        _ => ProbeHandler::Grpc,
+    }
 }
 
 fn probe_port(container: &Container, probe: &Probe, odd: &mut u64) -> Option<u16> {

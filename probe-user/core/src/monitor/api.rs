@@ -381,6 +381,7 @@ fn is_usable(fact: &Pod) -> bool {
         && fact.workload.name.len() <= MAX_NAME
         && fact.workload.kind.len() <= MAX_NAME
         && fact.disruption.len() <= MAX_NAME
+        && fact.probes.iter().all(|probe| probe.container.len() <= MAX_NAME)
         && fact.containers.iter().all(|status| {
             status.name.len() <= MAX_NAME
                 && status.id.len() <= MAX_NAME
@@ -394,11 +395,13 @@ fn cut(fact: &mut Pod) -> bool {
     let is_long = fact.addresses.len() > MAX_ADDRESSES
         || fact.ports.len() > MAX_PORTS
         || fact.probe_ports.len() > MAX_PORTS
+        || fact.probes.len() > MAX_PORTS
         || fact.hints.len() > MAX_HINTS
         || fact.containers.len() > MAX_CONTAINERS;
     fact.addresses.truncate(MAX_ADDRESSES);
     fact.ports.truncate(MAX_PORTS);
     fact.probe_ports.truncate(MAX_PORTS);
+    fact.probes.truncate(MAX_PORTS);
     fact.hints.truncate(MAX_HINTS);
     fact.containers.truncate(MAX_CONTAINERS);
     is_long

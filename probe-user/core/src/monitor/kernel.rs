@@ -291,8 +291,8 @@ impl Monitor {
         for (index, (old, new)) in (0u32..).zip(self.kernel.iter_mut().zip(sums)).collect::<Vec<_>>() {
             let grew = new > *old;
             *old = (*old).max(new);
-            // A stale entry was met and ignored: that touches no pod that is.
-            if grew && index != anomaly::STALE_ENTRY {
+            // A stale entry was met and ignored: that touches no pod that is. Nor does a probe without a record.
+            if grew && index != anomaly::STALE_ENTRY && index != anomaly::PROBES_UNSEEN {
                 for episode in self.pods.iter_mut().filter_map(|pod| pod.episode.as_mut()) {
                     episode.trouble(anomaly::NAMES[index as usize]);
                 }

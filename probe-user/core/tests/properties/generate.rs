@@ -6,7 +6,9 @@ use probe_core::event::{
     Address, Anomaly, ContainerStatus, Deletion, Endpoint, Event, Fact, HintSource, Key, Loss, Pod, PortHint,
     Service, Slice, WatchHealth, WatchKind, Workload,
 };
+use probe_core::kubelet::{ProbeHandler, ProbeUse, Seen};
 use probe_core::limits::{Limits, SECOND};
+use probe_core::probes::ProbeType;
 use probe_core::time::Mono;
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::protocol::Protocol;
@@ -82,6 +84,19 @@ pub(crate) fn hints() -> impl Strategy<Value = Vec<PortHint>> {
     prop::collection::vec(hint, 0..3)
 }
 
+fn probe(port: u16) -> ProbeUse {
+    let probe_type = ProbeType::ALL[usize::from(port % 3)];
+    let (timeout_seconds, period_seconds) = (u32::from(port % 4), 10);
+    ProbeUse {
+        container: "c0".to_owned(),
+        probe_type,
+        handler: ProbeHandler::Http,
+        port,
+        timeout_seconds,
+        period_seconds,
+    }
+}
+
 prop_compose! {
     fn pod()(
         uid in uid(),
@@ -105,6 +120,7 @@ prop_compose! {
             host_network,
             addresses,
             probe_ports: ports.clone(),
+            probes: ports.iter().map(|port| probe(*port)).collect(),
             ports,
             hints,
             deletion: deletion.map(|(deadline_unix_s, grace_seconds)| Deletion { deadline_unix_s, grace_seconds }),
@@ -148,6 +164,25 @@ fn tracked((loss, lost, replied, state, expires): (Loss, u64, bool, u8, u64)) ->
     let entry = Entry { original: loss.peer, replied, state, expires, expired: expires };
     let entry = Some(entry).filter(|_| lost != 1);
     Fact::Tracked(Tracked { slot: loss.slot, lost: Mono(lost), peer: loss.peer, local: loss.local, entry })
+}
+
+prop_compose! {
+    fn probed()(slot in slot(), container in prop::option::of(small()), port in 78u16..82, flags in any::<u16>(),
+                begun in 0u64..6, moments in prop::collection::vec(prop::option::of(0u64..9), 5),
+                dropped in small(), throttled_ns in prop::option::of(number())) -> Fact {
+        let moment = |place: usize| moments[place].map(|second| Mono(second * SECOND));
+        Fact::Probed(Seen {
+            slot, container, port, flags, dropped, throttled_ns,
+            opener: 1,
+            begun: Mono(begun * SECOND),
+            connected: moment(0),
+            established: moment(0),
+            picked_up: moment(1),
+            answered: moment(2),
+            last_read: moment(3),
+            received: moment(4),
+        })
+    }
 }
 
 fn counters() -> impl Strategy<Value = Counters> {
@@ -245,6 +280,7 @@ pub(crate) fn from_kernel() -> impl Strategy<Value = Fact> {
             Fact::Listener { slot, container, port, open, listeners: 0 }
         }),
         2 => loss().prop_map(Fact::Loss),
+        1 => probed(),
         1 => (loss(), number(), any::<bool>(), 0u8..4, number()).prop_map(tracked),
         4 => (slot(), counters()).prop_map(|(slot, counters)| Fact::Reading { slot, counters: Box::new(counters) }),
         1 => prop::collection::vec(number(), 0..12).prop_map(|values| Fact::KernelAnomalies { values }),

@@ -1,6 +1,8 @@
 //! Tables: objects as an API server writes them, and as none should.
 
 use super::*;
+use probe_core::kubelet::ProbeHandler;
+use probe_core::probes::ProbeType;
 use serde_json::{Value, json};
 
 fn reduce_pod(object: &Value) -> Option<Reduced<Pod>> {
@@ -23,8 +25,8 @@ fn whole_pod() -> Value {
                 {"name": "app",
                  "ports": [{"name": "http", "containerPort": 8080}, {"containerPort": 53, "protocol": "UDP"}],
                  "lifecycle": {"preStop": {"sleep": {"seconds": 13}}},
-                 "readinessProbe": {"httpGet": {"path": "/", "port": "http"}},
-                 "livenessProbe": {"tcpSocket": {"port": 9000}}},
+                 "readinessProbe": {"httpGet": {"path": "/", "port": "http"}, "timeoutSeconds": 0, "periodSeconds": 3},
+                 "livenessProbe": {"tcpSocket": {"port": 9000}, "timeoutSeconds": 4, "periodSeconds": -1}},
                 {"name": "other", "livenessProbe": {"httpGet": {"host": "example.org", "port": 1}}, "startupProbe": {"exec": {"command": ["true"]}}}
             ],
             "initContainers": [
@@ -61,6 +63,22 @@ fn a_whole_pod_is_reduced() {
     );
     assert_eq!(pod.ports, [8080, 15006]);
     assert_eq!(pod.probe_ports, [8080, 9000, 15021]);
+    let probes = pod.probes.iter().map(|probe| {
+        (
+            &*probe.container,
+            probe.probe_type,
+            probe.handler,
+            probe.port,
+            probe.timeout_seconds,
+            probe.period_seconds,
+        )
+    });
+    let wanted = [
+        ("app", ProbeType::Liveness, ProbeHandler::Tcp, 9000, 4, 10),
+        ("app", ProbeType::Readiness, ProbeHandler::Http, 8080, 1, 3),
+        ("proxy", ProbeType::Readiness, ProbeHandler::Grpc, 15021, 1, 10),
+    ];
+    assert_eq!(probes.collect::<Vec<_>>(), wanted);
     let hint = |port, source, protocol| PortHint { port, source, protocol };
     assert_eq!(
         pod.hints,
