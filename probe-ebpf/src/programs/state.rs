@@ -8,7 +8,8 @@
 use super::connection::{self, Connection, HAS_CHATTER, IS_PROBE};
 use super::load::{self, direct, tcp};
 use super::{account, bare, closing, identity, known, listener, probe, probed, service};
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{EbpfContext as _, macros::btf_tracepoint, programs::BtfTracePointContext};
+use core::ffi::c_void;
 use probe_ebpf::class::Phase;
 use probe_ebpf::fields::Field;
 use probe_ebpf::wire::{NONE, Port};
@@ -41,18 +42,28 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
         (tcp::CLOSE, tcp::LISTEN) | (tcp::LISTEN | tcp::SYN_SENT, tcp::CLOSE) => false,
         _ => true,
     };
-    if load::joined(is_done) == 0
-        && (load::net_cookie(sk) != load::host_net() || client_side(sk, old, new) == 0)
-    {
-        at_length(ctx);
+    if load::joined(is_done) == 0 {
+        not_done(ctx);
     }
     0
 }
 
-/// A probe's own socket: 1 if it is one. A function of its own beside the other, which has no room left on its stack.
+/// The two below have no room for each other on one stack, and what calls them keeps the context in a register.
 #[inline(never)]
-fn client_side(sk: *const u8, old: i32, new: i32) -> u64 {
-    if !load::is_counted(sk) {
+fn not_done(ctx: BtfTracePointContext) {
+    if client_side(ctx.as_ptr()) == 0 {
+        at_length(ctx);
+    }
+}
+
+/// A probe's own socket: 1 if it is one.
+#[inline(never)]
+fn client_side(ctx: *mut c_void) -> u64 {
+    let ctx = BtfTracePointContext::new(ctx);
+    let sk: *const u8 = ctx.arg(0);
+    let old: i32 = ctx.arg(1);
+    let new: i32 = ctx.arg(2);
+    if sk.is_null() || load::net_cookie(sk) != load::host_net() || !load::is_counted(sk) {
         return 0;
     }
     match (old, new) {

@@ -75,7 +75,7 @@ fn vacant() -> anyhow::Result<()> {
     let ends = site.agent.wait_ended(&pods, SETTLING)?;
     let verdict = world::judge::join(&by_pod, &ends);
     ensure!(verdict.holds() && ends[0].complete, "{verdict:#?}\n{ends:#?}");
-    ensure!(usize::try_from(ends[0].service_refused)? == at_proxy, "{ends:#?}");
+    ensure!(usize::try_from(ends[0].service_refused)? == at_proxy, "{at_proxy} were refused: {ends:#?}");
     let services = &ends[0].services_without_endpoints;
     ensure!(
         services.len() == 1 && services[0]["service"] == "solo" && services[0]["until"].is_null(),
