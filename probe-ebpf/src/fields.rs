@@ -68,6 +68,10 @@ fields! {
     LocalV6 = "sock" "__sk_common.skc_v6_rcv_saddr";
     /// Cgroup (v2) of its creator; a child has its listener's.
     SocketCgroup = "sock" "sk_cgrp_data.cgroup";
+    /// Pending error that is told only when the connection is given up, or asked for.
+    ErrorSoft = "sock" "sk_err_soft";
+    /// Messages about errors that nobody took yet.
+    ErrorQueue = "sock" "sk_error_queue.qlen";
     /// Segments received; not those of ICMP.
     SegmentsIn = "tcp_sock" "segs_in";
     /// Packets that a socket dropped; of a listener: SYNs and last ACKs of handshakes beyond its accept queue.

@@ -10,11 +10,20 @@ use probe_ebpf::wire::ServiceKey;
 /// ECONNREFUSED.
 const REFUSED: i32 = 111;
 
+/// The socket was told. A message that meets it in its own connect() is a soft error, which a client that polls takes out (SO_ERROR) before
+/// it closes; then it is still in the queue of errors (IPv4).
+#[inline(always)]
+fn is_refused(sk: *const u8) -> bool {
+    direct::<i32>(sk, Field::Error) == REFUSED
+        || direct::<i32>(sk, Field::ErrorSoft) == REFUSED
+        || direct::<u32>(sk, Field::ErrorQueue) != 0
+}
+
 /// SYN_SENT -> CLOSE, in whatever network namespace. A pod that is still in the proxy's rules refuses by a segment, which its own
 /// side counts; an ICMP message is none (tcp_v4_err, tcp_v6_err).
 #[inline(always)]
 pub(super) fn failed(sk: *const u8) {
-    if direct::<i32>(sk, Field::Error) != REFUSED {
+    if !is_refused(sk) {
         return;
     }
     let tp = load::tcp_sock(sk);
