@@ -1,8 +1,11 @@
 //! The kubelet's probes as the kernel saw them: their phases, and why one timed out. What a case does to the pod is never told to the agent.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -23,6 +26,8 @@ const TIMEOUTS: u64 = 3;
 const TIMEOUTS_VARIABLE: &str = "DRAINSCOPE_PROBE_TIMEOUTS";
 /// How long that may take: a timeout and a period each, twice as long on a busy machine, and some that are no timeouts.
 const EACH: Duration = Duration::from_secs(10);
+/// `timeoutSeconds` of all probes.
+const TIMEOUT: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(100);
 /// Why probes timed out.
 const COUNTER: &str = "drainscope_kubelet_probe_timeouts_total";
@@ -41,7 +46,7 @@ fn pod(site: &Site, name: &str, path: &str, arguments: &[&str], beside: &str) ->
     let container = json!({
         "name": "server", "command": ["sh", "-c", command],
         "ports": [{"name": "http", "containerPort": 8080}],
-        "readinessProbe": {"httpGet": {"path": path, "port": "http"}, "periodSeconds": 1, "timeoutSeconds": 1},
+        "readinessProbe": {"httpGet": {"path": path, "port": "http"}, "periodSeconds": 1, "timeoutSeconds": TIMEOUT.as_secs()},
     });
     let pod = json!({"metadata": {"labels": {"app": name}},
         "spec": {"terminationGracePeriodSeconds": 1, "containers": [container]}});
@@ -130,34 +135,28 @@ fn causes() -> anyhow::Result<()> {
         Case { pod: dropped_syn(&site)?, cause: "connect" },
     ];
     let throttled = throttled(&site)?;
-    let cases: Vec<Case> =
-        cases.into_iter().chain([Case { pod: throttled.pod.clone(), cause: "cpu_throttled" }]).collect();
-    // What was under way when the trouble began is of no kind.
-    let begun = cases
-        .iter()
-        .map(|case| {
-            wait_until("the first timeout", EACH * 2, POLL, || {
-                let found = timeouts(&site, case)?;
-                let is_there = found.iter().any(|(cause, _)| cause == case.cause);
-                Ok(is_there.then_some(found))
-            })
-            .with_context(|| format!("{} {:?}", case.cause, timeouts(&site, case)))
-        })
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    let limit = EACH * u32::try_from(wanted)?;
-    for (case, before) in cases.iter().zip(begun) {
-        let of = |found: &[(String, u64)], cause: &str| {
-            found.iter().find(|(name, _)| name == cause).map_or(0, |(_, count)| *count)
-        };
-        let all = |found: &[(String, u64)]| found.iter().map(|(_, count)| count).sum::<u64>();
-        let found = wait_until("the timeouts", limit, POLL, || {
-            let found = timeouts(&site, case)?;
-            Ok((all(&found) >= all(&before) + wanted).then_some(found))
-        })
-        .with_context(|| format!("{} {:?}", case.cause, timeouts(&site, case)))?;
-        let right = of(&found, case.cause) - of(&before, case.cause);
-        ensure!(right == all(&found) - all(&before), "{}: {before:?} became {found:?}", case.cause);
-    }
+    let late = ready(&site, pod(&site, "late", "/readyz", &[], "")?)?;
+    let target = address_of(&site.world, &late)?;
+    let more = [
+        Case { pod: throttled.pod.clone(), cause: "cpu_throttled" },
+        Case { pod: late, cause: "kubelet_late" },
+    ];
+    let cases: Vec<Case> = cases.into_iter().chain(more).collect();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let kubelet = scope.spawn(|| {
+            site.world.node().network().inside(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    late_probe(target)?;
+                }
+                anyhow::Ok(())
+            })?
+        });
+        let classified = classified(&site, &cases, wanted);
+        is_over.store(true, Ordering::Relaxed);
+        let probed = kubelet.join().unwrap_or_else(|_panic| anyhow::bail!("the late kubelet panicked"));
+        classified.and(probed)
+    })?;
     for case in &cases {
         let labels = [workload(&case.pod.name), format!("cause=\"{}\"", case.cause)];
         let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
@@ -167,6 +166,45 @@ fn causes() -> anyhow::Result<()> {
     kill_all(&site, &cases)?;
     drop(throttled);
     site.finish()
+}
+
+/// A probe like the kubelet's, of one that gets the CPU only when the probe's time is over.
+fn late_probe(target: SocketAddr) -> anyhow::Result<()> {
+    let mut stream = TcpStream::connect(target)?;
+    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: late\r\nConnection: close\r\n\r\n")?;
+    thread::sleep(TIMEOUT + TIMEOUT / 10);
+    Ok(())
+}
+
+/// After the first timeout with its cause, each case has so many more, and none with another.
+fn classified(site: &Site, cases: &[Case], wanted: u64) -> anyhow::Result<()> {
+    // What was under way when the trouble began is of no kind.
+    let begun = cases
+        .iter()
+        .map(|case| {
+            wait_until("the first timeout", EACH * 2, POLL, || {
+                let found = timeouts(site, case)?;
+                let is_there = found.iter().any(|(cause, _)| cause == case.cause);
+                Ok(is_there.then_some(found))
+            })
+            .with_context(|| format!("{} {:?}", case.cause, timeouts(site, case)))
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let limit = EACH * u32::try_from(wanted)?;
+    for (case, before) in cases.iter().zip(begun) {
+        let of = |found: &[(String, u64)], cause: &str| {
+            found.iter().find(|(name, _)| name == cause).map_or(0, |(_, count)| *count)
+        };
+        let all = |found: &[(String, u64)]| found.iter().map(|(_, count)| count).sum::<u64>();
+        let found = wait_until("the timeouts", limit, POLL, || {
+            let found = timeouts(site, case)?;
+            Ok((all(&found) >= all(&before) + wanted).then_some(found))
+        })
+        .with_context(|| format!("{} {:?}", case.cause, timeouts(site, case)))?;
+        let right = of(&found, case.cause) - of(&before, case.cause);
+        ensure!(right == all(&found) - all(&before), "{}: {before:?} became {found:?}", case.cause);
+    }
+    Ok(())
 }
 
 /// Stopped processes do not end by themselves.
