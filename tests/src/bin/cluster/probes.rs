@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use probe_core::probes::ProbeType;
 use serde_json::Value;
 use world::agent::Metrics;
 
@@ -134,7 +133,5 @@ fn is_settled(case: &Case, counts: Counts) -> anyhow::Result<Option<()>> {
         let events = kubelet::events(case.name)?;
         return Ok(events.iter().any(|event| event.message.contains("probe errored")).then_some(()));
     }
-    // The first one that passes is a startup probe's last.
-    let enough = if case.kind == ProbeType::Startup { 1.0 } else { SETTLED };
-    Ok((counts.successful + counts.failed >= enough && (counts.successful > 0.0 || !case.up)).then_some(()))
+    Ok((counts.successful + counts.failed >= SETTLED && (counts.successful > 0.0 || !case.up)).then_some(()))
 }

@@ -198,8 +198,10 @@ fn restarting() -> Vec<Case> {
     let (liveness, startup) = (ProbeType::Liveness, ProbeType::Startup);
     vec![
         Case {
-            env: &[("START_DELAY", "6s")],
-            // Asked while it is not there.
+            env: &[("START_DELAY", "8s")],
+            begin: Begin::AtOnce,
+            results: &["success", "failure"],
+            says: "connect: connection refused",
             ..case(
                 "slow start within the startup probe",
                 "slow-start",

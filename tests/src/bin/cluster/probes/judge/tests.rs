@@ -91,7 +91,13 @@ fn equal_accounts_are_right() {
             vec![ready(true)],
             vec![live, killing],
         ),
-        ("slow-start", ours(&[("success", "")], &[Success]), (0, 0), vec![json!({"started": true})], vec![]),
+        (
+            "slow-start",
+            ours(&[("failure", "connect: connection refused"), ("success", "")], &[Success]),
+            (1, 7),
+            vec![json!({"started": false}), json!({"started": true})],
+            vec![event("Unhealthy", "Startup probe failed: connect: connection refused", SECOND)],
+        ),
     ] {
         let case = case(name);
         let theirs = theirs(&case, counts, &statuses, &events);
@@ -164,6 +170,18 @@ fn each_difference_is_noticed() {
 
 fn ours_of(text: &str) -> Ours {
     ours(&[("failure", text)], &[ProbeResult::Failure])
+}
+
+#[test]
+fn a_startup_probe_that_has_passed_is_not_asked_again() {
+    let case = case("slow-start");
+    let refused = "connect: connection refused";
+    let ours = ours(&[("failure", refused), ("success", "")], &[ProbeResult::Success]);
+    let events = [event("Unhealthy", &format!("Startup probe failed: {refused}"), SECOND)];
+    for (successful, is_right) in [(1, true), (2, false)] {
+        let theirs = theirs(&case, (successful, 7), &[json!({"started": true})], &events);
+        assert_eq!(judge(&case, &ours, &theirs).is_ok(), is_right, "{successful}");
+    }
 }
 
 #[test]
