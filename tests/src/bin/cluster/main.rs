@@ -13,6 +13,7 @@ mod experiment;
 mod kubectl;
 mod kubelet;
 mod pods;
+mod probes;
 mod release;
 mod report;
 mod rollout;
@@ -74,6 +75,8 @@ enum Part {
     Experiments,
     /// The other ways to end
     Endings,
+    /// The kubelet's probes and our own, on the same pods
+    Probes,
     /// The agent's pod replaced, upgraded, uninstalled; a kubelet that is away
     DaemonSet,
     /// Rolling updates over two nodes; never without being asked for, for the cluster needs two
@@ -106,6 +109,9 @@ fn run(args: &Args) -> anyhow::Result<bool> {
     }
     if wanted(Part::Endings) {
         report.endings = endings::run(&site, &args.ending)?;
+    }
+    if wanted(Part::Probes) {
+        report.probes = probes::run()?;
     }
     if wanted(Part::Experiments) {
         (report.experiments, report.alerts) = experiment::run(&site, args.runs)?;

@@ -35,6 +35,8 @@ pub(crate) struct Report {
     kubernetes: String,
     pub(crate) experiments: Vec<Experiment>,
     pub(crate) endings: Vec<Row>,
+    /// The kubelet's probes and our own.
+    pub(crate) probes: Vec<Row>,
     /// The DaemonSet's own life.
     pub(crate) daemon_set: Vec<Row>,
     /// What Prometheus said.
@@ -50,6 +52,7 @@ impl Report {
             kubernetes,
             experiments: Vec::new(),
             endings: Vec::new(),
+            probes: Vec::new(),
             daemon_set: Vec::new(),
             alerts: Vec::new(),
             two_nodes: Vec::new(),
@@ -75,9 +78,10 @@ impl Report {
     }
 
     /// Their keys in JSON, what their first column is, and their rows.
-    fn tables(&self) -> [(&'static str, &'static str, &[Row]); 4] {
+    fn tables(&self) -> [(&'static str, &'static str, &[Row]); 5] {
         [
             ("endings", "way to end", &self.endings),
+            ("probes", "probe, by the kubelet and by drainscope", &self.probes),
             ("daemon_set", "the DaemonSet's own life", &self.daemon_set),
             ("alerts", "alert, by a real Prometheus", &self.alerts),
             ("two_nodes", "two nodes", &self.two_nodes),
@@ -183,7 +187,9 @@ impl Report {
         if append {
             let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
             let mut before: Value = serde_json::from_str(&text).context("the report before")?;
-            for key in ["experiments", "api_requests", "endings", "daemon_set", "alerts", "two_nodes"] {
+            for key in
+                ["experiments", "api_requests", "endings", "probes", "daemon_set", "alerts", "two_nodes"]
+            {
                 let more = report[key].take();
                 let all = before[key].as_array_mut().context("the report before")?;
                 all.extend(more.as_array().into_iter().flatten().cloned());

@@ -1,0 +1,137 @@
+//! Probes of every kind and failure, as the kubelet makes them and as drainscope does, on the same pods at the same time.
+//!
+//! Each pod has a probe with one habit. While the kubelet probes it, `drainscope probe pod` does so too, from the node as the kubelet: every run, with its output,
+//! goes to the core's own worker. Then both are held against each other: what the pod's events say, `ready`, `started`, restarts, and the kubelet's own counts
+//! (`/metrics/probes`).
+
+mod judge;
+mod kubelet;
+mod ours;
+mod rows;
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use serde_json::Value;
+use world::agent::Metrics;
+
+use crate::kubectl;
+use crate::pods::{self, NAMESPACE, PATIENCE};
+use crate::report::Row;
+use judge::Theirs;
+use kubelet::Counts;
+use ours::Sampler;
+use rows::{Begin, Case};
+
+/// How long both probe side by side: a whole turn of the slowest server, and more.
+const WINDOW: Duration = Duration::from_secs(26);
+/// From one run of ours to the next.
+const PACE: Duration = Duration::from_secs(2);
+/// Probes of the kubelet's before the state of a pod is taken for settled: more than any threshold of a settled row.
+const SETTLED: f64 = 5.0;
+
+/// Makes the pods and judges each probe of theirs.
+pub(crate) fn run() -> anyhow::Result<Vec<Row>> {
+    let cases = rows::all();
+    for case in &cases {
+        kubectl::apply(&pods::pod(case.name, case.spec()))?;
+    }
+    let now = Mutex::new(Now::default());
+    let over = AtomicBool::new(false);
+    let rows = thread::scope(|scope| {
+        let watch = scope.spawn(|| watch(&now, &over));
+        let each: Vec<_> = cases.iter().map(|case| scope.spawn(|| of_case(case, &now))).collect();
+        let rows: Vec<Row> = cases
+            .iter()
+            .zip(each)
+            .map(|(case, one)| {
+                let result = one.join().unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked")));
+                eprintln!("cluster: {}: {}", case.title, if result.is_ok() { "right" } else { "WRONG" });
+                Row::of(case.title, result)
+            })
+            .collect();
+        over.store(true, Ordering::Relaxed);
+        watch.join().ok().context("the watch of the pods panicked")??;
+        anyhow::Ok(rows)
+    })?;
+    let names: Vec<&str> = cases.iter().map(|case| case.name).collect();
+    kubectl::run(&[&["delete", "pod", "-n", NAMESPACE], &names[..]].concat())?;
+    Ok(rows)
+}
+
+/// What is known now: read by one for all cases.
+#[derive(Default)]
+struct Now {
+    /// By name.
+    pods: BTreeMap<String, Value>,
+    /// The kubelet's, of probes.
+    metrics: Metrics,
+}
+
+/// Keeps it up to date until it is over.
+fn watch(now: &Mutex<Now>, over: &AtomicBool) -> anyhow::Result<()> {
+    while !over.load(Ordering::Relaxed) {
+        let mut list = kubectl::get(&["pods", "-n", NAMESPACE])?;
+        let pods: Vec<Value> = serde_json::from_value(list["items"].take()).context("a list of pods")?;
+        let named = |pod: Value| Some((pod["metadata"]["name"].as_str()?.to_owned(), pod));
+        let pods = pods.into_iter().filter_map(named).collect();
+        *now.lock().expect("nobody panicked") = Now { pods, metrics: kubelet::metrics()? };
+        thread::sleep(Duration::from_millis(500));
+    }
+    Ok(())
+}
+
+/// One pod: both sides side by side, then the verdict.
+fn of_case(case: &Case, now: &Mutex<Now>) -> anyhow::Result<String> {
+    let pod = || now.lock().expect("nobody panicked").pods.get(case.name).cloned();
+    let counts = || Counts::of(&now.lock().expect("nobody panicked").metrics, case.name, case.kind);
+    kubectl::wait(&format!("{} runs", case.name), PATIENCE, || {
+        let state = pod().map(|pod| pod["status"]["containerStatuses"][0]["state"].clone());
+        Ok(state.filter(|state| !state["running"].is_null()))
+    })?;
+    let settled = case.begin == Begin::Settled;
+    if settled {
+        kubectl::wait(&format!("{} is settled", case.name), PATIENCE, || is_settled(case, counts()))?;
+    }
+    let before = if settled { counts() } else { Counts::default() };
+    let mut theirs = Theirs::default();
+    let begun = (Instant::now(), Timestamp::now());
+    let mut sampler = Sampler::new(case);
+    let mut next = begun.0;
+    while begun.0.elapsed() < WINDOW {
+        if let Some(pod) = pod() {
+            theirs.saw(case.kind, &pod["status"]["containerStatuses"][0]);
+        }
+        if next <= Instant::now() {
+            next += PACE;
+            sampler.sample(case.name)?;
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+    if case.kills {
+        let what = format!("{} is restarted", case.name);
+        kubectl::wait(&what, PATIENCE, || {
+            let restarts = pod().map(|pod| pod["status"]["containerStatuses"][0]["restartCount"].clone());
+            Ok(restarts.filter(|count| count.as_u64() > Some(0)))
+        })?;
+    }
+    let last = pod().context("the pod is gone")?;
+    theirs.saw(case.kind, &last["status"]["containerStatuses"][0]);
+    theirs.counts = counts().since(before);
+    theirs.take_events(case.kind, &kubelet::events(case.name)?, settled.then_some(begun.1));
+    judge::judge(case, &sampler.finish(), &theirs)
+}
+
+/// The kubelet has probed it often enough, or has said that it cannot.
+fn is_settled(case: &Case, counts: Counts) -> anyhow::Result<Option<()>> {
+    if case.discarded {
+        let events = kubelet::events(case.name)?;
+        return Ok(events.iter().any(|event| event.message.contains("probe errored")).then_some(()));
+    }
+    Ok((counts.successful + counts.failed >= SETTLED && (counts.successful > 0.0 || !case.up)).then_some(()))
+}
