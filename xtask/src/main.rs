@@ -14,6 +14,7 @@ mod check;
 mod cluster;
 mod deploy;
 mod full;
+mod go;
 mod image;
 mod launch;
 mod metadata;
