@@ -4,8 +4,7 @@
 //! probes since the one before, how many did not succeed, and how late they began, from due to started. Ends with its input. No kernel programs, no API:
 //! what those cost, the other benchmarks tell. Not part of the image.
 
-use std::collections::BTreeSet;
-use std::io::{Write as _, stderr, stdin, stdout};
+use std::io::{Write as _, stdin, stdout};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -55,7 +54,7 @@ fn main() -> anyhow::Result<()> {
     let mut failed_before = 0;
     for line in stdin().lines() {
         line?;
-        let failed = failed(&mirror)?;
+        let failed = failed(&mirror);
         let delays = std::mem::take(&mut *delays.lock().unwrap_or_else(PoisonError::into_inner));
         writeln!(stdout(), "{}", report(delays, failed - failed_before))?;
         failed_before = failed;
@@ -99,17 +98,11 @@ fn pod(number: u32, probe: &Probe) -> ProbedPod {
     }
 }
 
-/// Probes so far that did not succeed. Standard error has what those say that were their targets' last, each text once.
-fn failed(mirror: &Mirror) -> anyhow::Result<u64> {
+/// Probes so far that did not succeed.
+fn failed(mirror: &Mirror) -> u64 {
     let manager = mirror.manager();
-    let last = manager.targets().filter_map(|target| target.tally.last());
-    let texts: BTreeSet<&str> =
-        last.filter(|ran| ran.result != Outcome::Success).map(|ran| ran.output.as_str()).collect();
-    for text in texts {
-        writeln!(stderr(), "{text}")?;
-    }
     let of = |result| manager.targets().map(|target| target.tally.attempts(result)).sum::<u64>();
-    Ok(of(Outcome::Warning) + of(Outcome::Failure) + of(Outcome::Unknown))
+    of(Outcome::Warning) + of(Outcome::Failure) + of(Outcome::Unknown)
 }
 
 fn report(mut delays: Vec<u32>, failed: u64) -> serde_json::Value {

@@ -117,7 +117,20 @@ impl Paired {
             );
             bars.push(Bar::new(ours <= peer, text));
         }
+        for tool in Tool::ALL {
+            if let failed @ 1.. = self.failed(tool) {
+                let dropped: u64 = self.windows(tool).iter().map(|window| window.dropped).sum();
+                bars.push(Bar::new(
+                    false,
+                    none_may_fail(&format!("{name}: {}", tool.name()), failed, dropped),
+                ));
+            }
+        }
         bars
+    }
+
+    fn failed(&self, tool: Tool) -> u64 {
+        self.windows(tool).iter().map(|window| window.failed).sum()
     }
 
     fn row(&self, tool: Tool) -> Value {
@@ -131,7 +144,7 @@ impl Paired {
             "start_delay_p99_ms": Median::of(&starts).map(|median| median.value),
             "rss_bytes": self.peak(tool),
             "kept": self.median(tool, |window| window.kept(self.targets)),
-            "windows": self.windows(tool).len(),
+            "windows": self.windows(tool).len(), "failed": self.failed(tool),
             "ours_by_this": ours_by.map(|ratio| ratio.value),
             "ratio_ci95": ours_by.and_then(|ratio| ratio.interval),
             "asking_share": self.asking_share().filter(|_| blackbox),
@@ -163,10 +176,7 @@ impl Schedule {
                 kept >= KEPT_BAR,
                 format!("{name}: done {:.2} % of what was due >= {} %", kept * 100.0, KEPT_BAR * 100.0),
             ),
-            Bar::new(
-                starts.failed == 0,
-                format!("{name}: {} of {} probes failed, none may", starts.failed, starts.probes),
-            ),
+            Bar::new(window.failed == 0, none_may_fail(&name, window.failed, window.dropped)),
         ]
     }
 
@@ -177,8 +187,13 @@ impl Schedule {
             "probes_per_core_second": window.per_core_second(), "start_delay_p99_ms": starts.p99_ms,
             "start_delay_p50_ms": starts.p50_ms, "start_delay_max_ms": starts.max_ms,
             "rss_bytes": window.peak_bytes, "kept": window.kept(*targets), "windows": 1,
+            "failed": window.failed, "packets_dropped": window.dropped,
         })
     }
+}
+
+fn none_may_fail(name: &str, failed: u64, dropped: u64) -> String {
+    format!("{name}: {failed} probes failed, none may (busy CPUs dropped {dropped} packets meanwhile)")
 }
 
 /// Everything that was measured.
@@ -270,7 +285,7 @@ mod tests {
     use super::*;
 
     fn window(probes: u64, cpu_seconds: f64, peak_bytes: u64) -> Window {
-        Window { probes, seconds: 3.0, cpu_seconds, peak_bytes, starts: None }
+        Window { probes, seconds: 3.0, cpu_seconds, peak_bytes, failed: 0, dropped: 0, starts: None }
     }
 
     /// Eight rounds in which ours takes `cpu_seconds` for what takes blackbox_exporter 3 s and cloudprober 1 s.
@@ -289,7 +304,7 @@ mod tests {
 
     fn schedule(probes: u64, failed: u64, p99_ms: f64) -> Schedule {
         let starts = Starts { probes, failed, p50_ms: 0.1, p99_ms, max_ms: 9.0 };
-        let window = Window { starts: Some(starts), ..window(probes, 0.5, 10) };
+        let window = Window { starts: Some(starts), failed, ..window(probes, 0.5, 10) };
         Schedule { handler: Handler::Tcp, targets: 2000, window, starts }
     }
 
@@ -308,6 +323,9 @@ mod tests {
         assert!(holds(1.5, 100));
         assert!(!holds(1.6, 100));
         assert!(!holds(1.5, 101));
+        let mut failing = paired(1.5, 100);
+        failing.rounds[3].set(Tool::BlackboxExporter, Window { failed: 1, ..window(3000, 3.0, 100) });
+        assert!(!Report { paired: vec![failing], schedules: vec![] }.holds());
     }
 
     #[test]

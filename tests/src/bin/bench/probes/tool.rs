@@ -48,13 +48,13 @@ impl Tool {
 }
 
 /// What it takes to start them.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Kit {
     prober: PathBuf,
     blackbox: PathBuf,
     cloudprober: PathBuf,
-    /// Of the probers' configuration files and log.
-    pub(crate) folder: PathBuf,
+    /// Of the probers' configuration files and log; it goes with this.
+    folder: PathBuf,
     /// The CPU that is theirs.
     cpu: usize,
 }
@@ -109,6 +109,13 @@ impl Kit {
         sched_setaffinity(Pid::from_raw(0), &own)?;
         let child = child.with_context(|| format!("start {}", program.display()))?;
         Ok(Prober { child, told: None, asker: None })
+    }
+}
+
+impl Drop for Kit {
+    fn drop(&mut self) {
+        // Nothing depends on it.
+        drop(fs::remove_dir_all(&self.folder));
     }
 }
 
@@ -192,6 +199,11 @@ impl Prober {
         self.asker.as_ref().map_or(0, Asker::answered)
     }
 
+    /// Answers that say that a probe did not succeed.
+    pub(crate) fn bad(&self) -> u64 {
+        self.asker.as_ref().map_or(0, Asker::bad)
+    }
+
     /// What ours says of the probes that have begun since it was last asked.
     pub(crate) fn take_starts(&mut self) -> anyhow::Result<Option<Starts>> {
         let (Some(told), Some(stdin)) = (&mut self.told, &mut self.child.stdin) else { return Ok(None) };
@@ -201,7 +213,7 @@ impl Prober {
         serde_json::from_str(&line).map(Some).with_context(|| format!("our prober says {line:?}"))
     }
 
-    /// Ends it; an error if it has ended by itself or a probe that was asked for did not succeed.
+    /// Ends it; an error if it has ended by itself.
     pub(crate) fn end(mut self) -> anyhow::Result<()> {
         let asked = self.asker.take().map_or(Ok(()), Asker::end);
         if let Some(status) = self.child.try_wait()? {
