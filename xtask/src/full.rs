@@ -22,7 +22,7 @@ const DEPLOY: &str = "deploy";
 /// The step that runs the agent in a real Kubernetes, each experiment five times.
 const CLUSTER: &str = "cluster";
 /// Report name, program, arguments.
-const STEPS: [(&str, &str, &[&str]); 7] = [
+const STEPS: [(&str, &str, &[&str]); 8] = [
     ("demo-delay-1", "demo", &["--delay", "1"]),
     ("demo-delay-3", "demo", &["--delay", "3"]),
     ("demo-delay-8", "demo", &["--delay", "8"]),
@@ -30,6 +30,7 @@ const STEPS: [(&str, &str, &[&str]); 7] = [
     ("demo-repeat-10", "demo", &["--repeat", "10"]),
     ("accuracy", "accuracy", &[]),
     ("bench", "bench", &[]),
+    ("bench-probes", "bench", &["probes"]),
 ];
 
 /// Runs all steps; false when one failed.

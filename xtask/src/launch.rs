@@ -10,6 +10,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::metadata::{Metadata, WORLD};
+use crate::peers;
 use crate::privilege;
 use crate::process;
 use crate::setup::{self, Setup};
@@ -57,6 +58,7 @@ pub(crate) fn command(metadata: &Metadata, program: &str, args: &[OsString]) -> 
         Err(obstacle) => bail!("{}; {}", obstacle.missing, obstacle.mend),
     };
     let mut command = privilege.command(binary);
-    command.args(args).current_dir(env::current_dir().context("the current folder is gone")?);
+    let peers = if program == "bench" { peers::flags(metadata, args)? } else { Vec::new() };
+    command.args(args).args(peers).current_dir(env::current_dir().context("the current folder is gone")?);
     Ok(command)
 }

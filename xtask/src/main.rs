@@ -14,9 +14,11 @@ mod check;
 mod cluster;
 mod deploy;
 mod full;
+mod go;
 mod image;
 mod launch;
 mod metadata;
+mod peers;
 mod privilege;
 mod process;
 mod setup;
@@ -71,6 +73,7 @@ enum Command {
     Demo(LaunchArgs),
     /// Set up, then measure throughput, latency and cost with and without the agent
     #[command(after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench --report bench.json\n  \
+                            cargo xtask bench probes     probes beside blackbox_exporter and cloudprober\n  \
                             cargo xtask bench -- --help  the benchmark's own flags")]
     Bench(LaunchArgs),
     /// Set up, then join every lost request of many servers, shutdown styles and clients with its cause

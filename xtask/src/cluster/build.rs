@@ -1,18 +1,13 @@
 //! The cluster's programs, built from the Go modules of `tests/cluster` and kept outside the tree.
-//!
-//! A module's folder in the cache is named by what the module's files say (the versions are among them), so another checkout finds its own, and a build that was killed leaves only a
-//! folder that no name leads to. Nothing is downloaded but published Go modules, by `go` itself.
 
 use std::env;
-use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
 use crate::deploy::helm;
+use crate::go;
 use crate::process;
 use crate::setup;
 
@@ -66,55 +61,32 @@ pub(super) fn user_cache() -> Result<PathBuf> {
 
 /// Where everything is, once built.
 pub(super) fn find(root: &Path, cache: &Path) -> Result<Programs> {
-    let [kube, fortio, images] = MODULES.map(|(module, ..)| place(root, cache, module));
+    let [kube, fortio, images] =
+        MODULES.map(|(module, ..)| go_module(root, cache, module).map(go::Module::into_place));
     Ok(Programs { kube: kube?, fortio: fortio?, images: images?, helm: helm::folder(cache) })
 }
 
 /// Builds what is not in the cache.
 pub(super) fn ensure(root: &Path, cache: &Path) -> Result<()> {
     for (module, what, duration) in MODULES {
-        let place = place(root, cache, module)?;
-        if place.is_dir() {
-            continue;
-        }
-        let begun = Instant::now();
-        eprintln!("cluster: building {what} ({duration}) into {}", place.display());
-        let partial = place.with_extension(format!("partial-{}", std::process::id()));
-        fs::create_dir_all(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
-        let source = source(root, module);
-        let built = match module {
-            "kube" => kube(&source, &partial),
-            "fortio" => go_build(&source, &partial, "-s -w", &["fortio.org/fortio"]),
-            _ => images(&source, &partial),
-        };
-        built.with_context(|| format!("cannot build {what}"))?;
-        fs::rename(&partial, &place).with_context(|| format!("cannot move into {}", place.display()))?;
-        eprintln!("cluster: {what}: built in {:.0} s", begun.elapsed().as_secs_f64());
+        go_module(root, cache, module)?.ensure("cluster", what, duration, |source, into| match module {
+            "kube" => kube(source, into),
+            "fortio" => go::build(source, into, "-s -w", &["fortio.org/fortio"]),
+            _ => images(source, into),
+        })?;
     }
     helm::ensure_in(cache).map(drop)
 }
 
-fn source(root: &Path, module: &str) -> PathBuf {
-    root.join("tests/cluster").join(module)
-}
-
-fn place(root: &Path, cache: &Path, module: &str) -> Result<PathBuf> {
-    Ok(cache.join("cluster").join(format!("{module}-{:016x}", fingerprint(&source(root, module))?)))
-}
-
-/// The module's folder, compiled without cgo: images have no libraries.
-fn go_build(source: &Path, into: &Path, ldflags: &str, packages: &[&str]) -> Result<()> {
-    let mut go = process::command("go");
-    go.current_dir(source).env("CGO_ENABLED", "0");
-    go.args(["build", "-trimpath", "-ldflags", ldflags, "-o"]).arg(into).args(packages);
-    process::run(&mut go)
+fn go_module(root: &Path, cache: &Path, name: &str) -> Result<go::Module> {
+    go::Module::of(root.join("tests/cluster").join(name), &cache.join("cluster"))
 }
 
 fn kube(source: &Path, into: &Path) -> Result<()> {
     let mut go = process::command("go");
     go.current_dir(source).args(["list", "-m", "-f", "{{.Version}}", "k8s.io/kubernetes"]);
     let version = process::capture(&mut go)?;
-    go_build(source, into, &version_flags(version.trim()), &["."])?;
+    go::build(source, into, &version_flags(version.trim()), &["."])?;
     for component in COMPONENTS {
         std::os::unix::fs::symlink("kube", into.join(component))?;
     }
@@ -138,7 +110,7 @@ fn version_flags(version: &str) -> String {
 }
 
 fn images(source: &Path, into: &Path) -> Result<()> {
-    go_build(source, into, "-s -w", &["./mkimage", "./pause", "./app"])?;
+    go::build(source, into, "-s -w", &["./mkimage", "./pause", "./app"])?;
     for name in IMAGES {
         let mut make = process::command(into.join("mkimage"));
         make.arg(into.join(name).with_extension("tar"));
@@ -148,50 +120,9 @@ fn images(source: &Path, into: &Path) -> Result<()> {
     Ok(())
 }
 
-/// FNV-1a over names and contents of all files: no secret, only a name that changes with them.
-fn fingerprint(folder: &Path) -> Result<u64> {
-    let mut files = Vec::new();
-    collect(folder, &mut files)?;
-    files.sort();
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for file in files {
-        let name: OsString = file.strip_prefix(folder).unwrap_or(&file).into();
-        let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        for byte in name.as_encoded_bytes().iter().chain([&0]).chain(&bytes) {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-    Ok(hash)
-}
-
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
-        let path = entry?.path();
-        if path.is_dir() { collect(&path, files)? } else { files.push(path) }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_place_is_named_by_names_and_contents_of_all_files() {
-        let root = env::temp_dir().join(format!("xtask-cluster-{}", std::process::id()));
-        let module = source(&root, "kube");
-        fs::create_dir_all(module.join("below")).unwrap();
-        let mut places = Vec::new();
-        for (file, text) in [("go.mod", "v1"), ("go.mod", "v2"), ("below/main.go", "v2")] {
-            fs::write(module.join(file), text).unwrap();
-            places.push(place(&root, Path::new("/c"), "kube").unwrap());
-        }
-        assert_eq!(places[2], place(&root, Path::new("/c"), "kube").unwrap());
-        fs::remove_dir_all(&root).unwrap();
-        assert!(places[0].starts_with("/c/cluster"), "{places:?}");
-        places.dedup();
-        assert_eq!(places.len(), 3);
-    }
 
     #[test]
     fn the_api_server_tells_the_modules_version() {

@@ -131,6 +131,17 @@ pub(crate) fn cgroup_cpu_time(directory: &Path) -> anyhow::Result<Duration> {
     Ok(Duration::from_micros(usage.with_context(|| format!("no usage_usec in {}", file.display()))?))
 }
 
+/// Packets that were dropped because a CPU's queue of those to be received was full, all CPUs together.
+pub(crate) fn dropped_packets() -> anyhow::Result<u64> {
+    let stat = fs::read_to_string("/proc/net/softnet_stat").context("read /proc/net/softnet_stat")?;
+    dropped(&stat).context("a line of /proc/net/softnet_stat")
+}
+
+/// The second number of each CPU's line.
+fn dropped(stat: &str) -> Option<u64> {
+    stat.lines().map(|line| u64::from_str_radix(line.split_whitespace().nth(1)?, 16).ok()).sum()
+}
+
 /// Time in which the machine's CPUs were not idle, all together.
 pub(crate) fn busy_time() -> anyhow::Result<Duration> {
     let stat = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
@@ -178,6 +189,13 @@ mod tests {
             std::hint::spin_loop();
         }
         assert!(own() > before);
+    }
+
+    #[test]
+    fn dropped_packets_are_summed_over_the_cpus() {
+        assert_eq!(dropped("000000ff 0000000a 00000001\n000000ff 000000ff 00000001\n"), Some(265));
+        assert_eq!(dropped("000000ff\n"), None);
+        dropped_packets().expect("this kernel tells");
     }
 
     #[test]

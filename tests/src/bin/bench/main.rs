@@ -13,9 +13,11 @@ mod correlator;
 mod kernel;
 mod loads;
 mod memory;
+mod probes;
 mod report;
 mod site;
 mod stats;
+mod verdict;
 
 use std::fs;
 use std::path::PathBuf;
@@ -23,15 +25,18 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 
-use report::{Machine, Report};
+use report::Report;
 use site::Site;
+use verdict::Machine;
 
 /// Measures what the agent costs on this machine.
 #[derive(Debug, Parser)]
-#[command(name = "bench")]
+#[command(name = "bench", args_conflicts_with_subcommands = true)]
 struct Args {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// Few and short windows: to try the benchmark, not to measure with it
     #[arg(long)]
     quick: bool,
@@ -41,6 +46,13 @@ struct Args {
     /// Measure only this
     #[arg(long, value_name = "PART")]
     only: Option<Part>,
+}
+
+/// Another measurement.
+#[derive(Debug, Subcommand)]
+enum Other {
+    /// Probes a second and core, beside blackbox_exporter and cloudprober
+    Probes(probes::ProbesArgs),
 }
 
 /// A part of the measurement.
@@ -86,7 +98,12 @@ impl Plan {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
+    let args = Args::parse();
+    let ran = match &args.other {
+        Some(Other::Probes(probes)) => probes::run(probes),
+        None => run(&args),
+    };
+    match ran {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -10,6 +10,7 @@ use crate::kernel::Runs;
 use crate::loads::BUDGET_RATE;
 use crate::memory::mebibytes;
 use crate::stats::Median;
+use crate::verdict::{Bar, Machine};
 
 /// Least throughput with the agent by throughput without, kept connections.
 const KEEPALIVE_BAR: f64 = 0.99;
@@ -103,7 +104,7 @@ impl Row {
         if let (Kind::Closed, Some(ratio)) = (self.kind, self.throughput) {
             let bar = if self.bpf_ns_per_connection.is_some() { NEW_BAR } else { KEEPALIVE_BAR };
             let text = format!("{} throughput {ratio} >= {bar}", self.name);
-            bars.push(Bar { inconclusive: ratio.straddles(bar), ..Bar::new(ratio.value >= bar, text) });
+            bars.push(Bar::of_median(&ratio, bar, text));
         }
         if let (Kind::Fixed, Some(percent), Some(rate), Some(_)) =
             (self.kind, self.agent_core_percent, self.rate, self.bpf_ns_per_connection)
@@ -137,21 +138,6 @@ impl Row {
     }
 }
 
-/// Something that must hold.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Bar {
-    held: bool,
-    /// The interval straddles the bar: another run may decide otherwise.
-    inconclusive: bool,
-    text: String,
-}
-
-impl Bar {
-    fn new(held: bool, text: String) -> Self {
-        Self { held, inconclusive: false, text }
-    }
-}
-
 /// Everything that was measured.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Report {
@@ -170,29 +156,13 @@ impl Report {
 
     /// Whether every bar held.
     pub(crate) fn holds(&self) -> bool {
-        self.bars().iter().all(|bar| bar.held)
+        self.bars().iter().all(Bar::held)
     }
 
     /// Verdict line first, then the bars, then the tables.
     pub(crate) fn text(&self, machine: &Machine) -> String {
         let bars = self.bars();
-        let missed = bars.iter().filter(|bar| !bar.held).count();
-        let mut text = match missed {
-            0 => format!("HELD  all {} bars", bars.len()),
-            _ => format!("MISSED  {missed} of {} bars", bars.len()),
-        };
-        let open = bars.iter().filter(|bar| bar.inconclusive).count();
-        // Writing to a String cannot fail.
-        if open > 0 {
-            let _ok = write!(text, " ({open} inconclusive)");
-        }
-        let _ok =
-            writeln!(text, "  on {} cores of {}, kernel {}\n", machine.cpus, machine.cpu, machine.kernel);
-        for bar in &bars {
-            let word = if bar.held { "held" } else { "MISSED" };
-            let doubt = if bar.inconclusive { "  inconclusive: the interval straddles the bar" } else { "" };
-            let _ok = writeln!(text, "  {word:6}  {}{doubt}", bar.text);
-        }
+        let mut text = machine.verdict(&bars);
         self.write_loads(&mut text);
         for (name, runs) in self.programs() {
             let _ok = write!(text, "\n  {name:28} {:>7.0} ns/run {:>12} runs", ns_per_run(runs), runs.count);
@@ -289,26 +259,6 @@ fn ns_per_run(runs: Runs) -> f64 {
     runs.ns as f64 / runs.count as f64
 }
 
-/// What it was measured on.
-#[derive(Clone, Debug)]
-pub(crate) struct Machine {
-    pub(crate) kernel: String,
-    pub(crate) cpus: usize,
-    pub(crate) cpu: String,
-}
-
-impl Machine {
-    pub(crate) fn this() -> anyhow::Result<Self> {
-        let info = std::fs::read_to_string("/proc/cpuinfo")?;
-        let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-        Ok(Self {
-            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
-            cpus: std::thread::available_parallelism()?.get(),
-            cpu: model.map_or("an unnamed CPU", |(_, name)| name).to_owned(),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -333,7 +283,7 @@ mod tests {
             (closed(0.97, 0.96, 0.98), false, false),
         ] {
             let bars = report(vec![row]).bars();
-            assert_eq!((bars[0].held, bars[0].inconclusive), (held, inconclusive), "{bars:?}");
+            assert_eq!((bars[0].held(), bars[0].inconclusive()), (held, inconclusive), "{bars:?}");
         }
     }
 
