@@ -8,7 +8,7 @@
 use core::mem::size_of;
 
 /// Changed whenever the meaning of a byte here changes; maps of another ABI are not adopted.
-pub const ABI: u32 = 6;
+pub const ABI: u32 = 7;
 
 /// Which programs count, and until when: user space switches from old programs to new ones, which share the maps, with
 /// one write. 0 in `instance`: none does.
@@ -21,8 +21,12 @@ pub struct Control {
     pub until_ns: u64,
     /// [`ABI`] of the maps.
     pub abi: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// The agent's process, as its own pid namespace numbers it; 0: none. What it connects to are probes, as the kubelet's are.
+    pub agent_pid: u32,
+    /// Device of that pid namespace's file, in the kernel's own form.
+    pub agent_device: u64,
+    /// Inode number of that file.
+    pub agent_inode: u64,
 }
 
 /// Chunks of what the agent saves of its own state; the kernel programs do not look at it. See `kernel::saved` of the agent.
@@ -701,7 +705,7 @@ macro_rules! unpadded {
     ($($name:ident = $bytes:expr;)*) => { $( const _: () = assert!(size_of::<$name>() == $bytes); )* };
 }
 unpadded! {
-    Control = 24;
+    Control = 40;
     Slot = 8;
     Known = 16;
     Turns = 16;

@@ -3,9 +3,11 @@
 
 pub mod advise;
 mod explain;
+mod mirror;
 mod probe;
 
 pub use self::explain::{Explain, ExplainArgs, ExplainPodArgs};
+pub use mirror::{MirrorArgs, ProbesMode};
 pub use probe::{ProbeArgs, ProbeCommand, ProbeHow, ProbePodArgs, ProbeRunArgs, ProbeTarget};
 
 use advise::AdviseArgs;
@@ -65,6 +67,10 @@ Examples:
 
   # By hand on a node, with a kubeconfig
   drainscope agent --node-name node-1 --kubeconfig /etc/kubernetes/admin.conf
+
+  # Run the pods' own probes from here too, each at least every two seconds
+  drainscope agent --node-name node-1 --probes mirror --probes-period 2s
+  curl -s http://127.0.0.1:10291/api/v1/probes
 
   # What was lost, while it runs
   curl -s http://127.0.0.1:10291/api/v1/terminations?lost=true";
@@ -203,6 +209,9 @@ pub struct AgentArgs {
     #[arg(long, env = "DRAINSCOPE_CONNTRACK", value_name = "BOOL", default_value_t = false,
           num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub conntrack: bool,
+    /// Mirrored probes.
+    #[command(flatten)]
+    pub mirror: MirrorArgs,
     /// Log.
     #[command(flatten)]
     pub log: LogArgs,
@@ -365,6 +374,8 @@ mod tests {
             &["drainscope", "agent", "--ring-bytes", "-65536"],
             &["drainscope", "agent", "--ring-bytes", "4294967296"],
             &["drainscope", "agent", "--events=maybe"],
+            &["drainscope", "agent", "--probes", "on"],
+            &["drainscope", "agent", "--probes-rate", "-1"],
             &["drainscope", "agent", "--log-level", "loud"],
             &["drainscope", "check", "-o", "yaml"],
             &["drainscope", "record"],

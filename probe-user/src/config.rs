@@ -1,8 +1,10 @@
 //! What the flags mean: validated once, immutable afterwards. Reads the environment only through the function it is
 //! given; opens nothing.
 
-use crate::args::{AgentArgs, LogLevel};
+use crate::args::{AgentArgs, LogLevel, MirrorArgs, ProbesMode};
 use jiff::SignedDuration;
+use probe_core::probes::manager::{Settings, WORKERS_MAX};
+use probe_core::probes::pace::Caps;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,6 +27,11 @@ const RING_MAX: u32 = 64 << 20;
 /// Least and most `--proxy-rules-bytes`: a notification, and what a full sync of ten thousand Services takes.
 const RULES_MIN: usize = 4 << 10;
 const RULES_MAX: usize = 64 << 20;
+
+/// Most `--probes-rate`: several times what a core can do.
+const PROBES_RATE_MAX: usize = 100_000;
+/// Longest `--probes-period`.
+const PROBES_PERIOD_MAX: Duration = Duration::from_secs(3600);
 
 /// A flag that makes no sense; the agent exits with status 2.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -103,6 +110,10 @@ pub struct Config {
     pub proxy_rules: Option<usize>,
     /// Connection tracking is asked about lost connects.
     pub conntrack: bool,
+    /// The probes of pods that do not say whether are mirrored.
+    pub probes: bool,
+    /// How mirrored probes run.
+    pub mirror: Settings,
     /// Kernel programs log too.
     pub kernel_log: bool,
 }
@@ -145,9 +156,34 @@ impl Config {
                 .then(|| within("--proxy-rules-bytes", args.proxy_rules_bytes, RULES_MIN, RULES_MAX))
                 .transpose()?,
             conntrack: args.conntrack,
+            probes: args.mirror.probes == ProbesMode::Mirror,
+            mirror: mirror(&args.mirror)?,
             kernel_log: args.log.log_level >= LogLevel::Debug,
         })
     }
+}
+
+fn mirror(args: &MirrorArgs) -> Result<Settings, ConfigError> {
+    let per_second = usize::try_from(args.probes_rate).unwrap_or(usize::MAX);
+    within("--probes-rate", per_second, 1, PROBES_RATE_MAX)?;
+    let concurrency = within("--probes-concurrency", args.probes_concurrency, 1, WORKERS_MAX)?;
+    Ok(Settings {
+        caps: Caps { concurrency, per_second: args.probes_rate },
+        period_max_seconds: args.probes_period.map(period_seconds).transpose()?,
+        exec: false,
+    })
+}
+
+/// A probe's period is a whole number of seconds.
+fn period_seconds(period: SignedDuration) -> Result<i32, ConfigError> {
+    let longest = i32::try_from(PROBES_PERIOD_MAX.as_secs()).unwrap_or(i32::MAX);
+    let seconds = i32::try_from(period.as_secs()).ok().filter(|_| period.subsec_nanos() == 0);
+    seconds.filter(|seconds| (1..=longest).contains(seconds)).ok_or_else(|| ConfigError::OutOfRange {
+        flag: "--probes-period",
+        value: format!("{period:#}"),
+        min: "1 s".to_owned(),
+        max: format!("{longest} s, in whole seconds"),
+    })
 }
 
 fn node_name(typed: Option<String>, env: impl Fn(&str) -> Option<String>) -> Result<String, ConfigError> {
@@ -241,6 +277,16 @@ mod tests {
     }
 
     #[test]
+    fn probes_are_off_and_at_their_own_period_unless_asked_for() {
+        let of = |flags: &[&str]| config(&[&["--node-name", "n"], flags].concat(), None).expect("valid");
+        let default = of(&[]);
+        let caps = Caps { concurrency: 64, per_second: 200 };
+        assert_eq!(default.mirror, Settings { caps, period_max_seconds: None, exec: false });
+        assert!(!default.probes && !of(&["--probes", "off"]).probes && of(&["--probes", "mirror"]).probes);
+        assert_eq!(of(&["--probes-period", "1m"]).mirror.period_max_seconds, Some(60));
+    }
+
+    #[test]
     fn values_out_of_range_are_named() {
         for (flag, value) in [
             ("--history", "0"),
@@ -249,6 +295,14 @@ mod tests {
             ("--series-ttl", "0s"),
             ("--series-ttl", "25h"),
             ("--grace", "-1s"),
+            ("--probes-concurrency", "0"),
+            ("--probes-concurrency", "30001"),
+            ("--probes-rate", "0"),
+            ("--probes-rate", "100001"),
+            ("--probes-period", "0s"),
+            ("--probes-period", "1.5s"),
+            ("--probes-period", "-1s"),
+            ("--probes-period", "2h"),
         ] {
             let error = config(&["--node-name", "n", &format!("{flag}={value}")], None).expect_err(value);
             assert!(error.to_string().starts_with(flag), "{error}");

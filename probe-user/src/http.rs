@@ -15,6 +15,7 @@ use crate::host::rules::Watched;
 use crate::kernel::{Heritage, Hook};
 use crate::kube::events::outbox::Outbox;
 use crate::kube::table::WatchTable;
+use crate::mirror::Mirror;
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -40,6 +41,8 @@ pub struct Start {
     pub pins: Option<(PathBuf, Heritage)>,
     /// Why nothing is pinned, if something shall be.
     pub pin_error: Option<String>,
+    /// The probes of pods that do not say whether are mirrored.
+    pub probes: bool,
 }
 
 /// What the handlers work on.
@@ -55,6 +58,8 @@ pub struct App {
     pub lookups: Lookups,
     /// Kubernetes Events on their way, if they are wanted.
     pub outbox: Option<Arc<Outbox>>,
+    /// Mirrored probes.
+    pub mirror: Mirror,
     /// What was found at the start.
     pub start: Arc<Start>,
 }

@@ -18,6 +18,7 @@ pub use tables::{ApplyError, MapUsage, ReadError};
 
 use crate::clock::mono_now;
 use crate::host::cgroup::{self, Hierarchy};
+use crate::host::process::OwnProcess;
 use aya::maps::{Array, MapData, MapError, RingBuf};
 use aya::programs::links::FdLink;
 use aya::programs::{BtfTracePoint, ProgramInfo};
@@ -159,6 +160,8 @@ pub struct Kernel {
     tables: Tables,
     ring: Option<Ring>,
     control: Array<MapData, Plain<Control>>,
+    /// What its own connects are known by.
+    own: OwnProcess,
     instance: u64,
     silence_ns: u64,
     heritage: Heritage,
@@ -277,6 +280,7 @@ impl Kernel {
             tables,
             ring: Some(Ring(ring)),
             control,
+            own: OwnProcess::read(),
             instance,
             silence_ns: u64::try_from(config.silence.as_nanos()).unwrap_or(u64::MAX),
             heritage,
@@ -310,7 +314,9 @@ impl Kernel {
             instance: self.instance,
             until_ns: now.0.saturating_add(self.silence_ns),
             abi: ABI,
-            reserved: 0,
+            agent_pid: self.own.pid,
+            agent_device: self.own.device,
+            agent_inode: self.own.inode,
         };
         self.control.set(0, Plain(control), 0)?;
         Ok(was_active)

@@ -8,6 +8,7 @@ pub mod names;
 pub mod namespaces;
 pub mod objects;
 pub mod page;
+pub mod probed;
 pub mod protocol;
 pub mod reduce;
 pub mod retry;

@@ -43,12 +43,12 @@ impl Mirror {
 
     /// A pod left, or is not to be probed any more.
     pub fn remove(&self, uid: &str) {
-        self.manager().remove(uid);
+        self.manager().remove(uid, now());
     }
 
     /// These are all the pods that are to be probed.
     pub fn retain(&self, wanted: &BTreeSet<String>) {
-        self.manager().retain(wanted);
+        self.manager().retain(wanted, now());
     }
 
     /// What is known of all workers. Whoever holds it keeps probes from beginning.

@@ -15,9 +15,12 @@ use crate::kernel::{Kernel, KernelConfig, PinError, Pins};
 use crate::kube::client::{Api, ConnectError};
 use crate::kube::events::{self, outbox::Outbox};
 use crate::kube::namespaces;
+use crate::kube::probed::Source;
 use crate::kube::retry::Timing;
 use crate::kube::table::WatchTable;
 use crate::kube::watch::{Shared, Watch};
+use crate::mirror::Mirror;
+use crate::mirror::runner::{KUBE_PROBE, Runner};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use probe_core::event::{Event, Fact, WatchHealth};
 use probe_core::limits::Limits;
@@ -194,6 +197,7 @@ pub async fn start(
         cgroup_error: side.cgroup_error,
         pins,
         pin_error: side.pin_error,
+        probes: config.probes,
     };
     let kernel_log = side.kernel.as_mut().filter(|_| config.kernel_log).and_then(Kernel::take_log);
     let mut monitor = monitor(config, side.kernel.is_some(), side.saved.as_deref());
@@ -226,7 +230,12 @@ pub async fn start(
         sources.spawn(events::run(outbox, shared.api.clone(), timing, config.node_name.clone()));
     }
     let pods = known.pods.iter().map(|(uid, key)| (key.clone(), uid.clone()));
-    sources.spawn(Watch::pods(shared.clone(), &config.node_name, wanted).remembering(pods).run());
+    let mirror = mirror(config);
+    sources.spawn(Runner::new(mirror.clone(), KUBE_PROBE).run());
+    let probed = Source::new(mirror.clone(), config.probes);
+    sources.spawn(
+        Watch::pods(shared.clone(), &config.node_name, wanted).remembering(pods).probing(probed).run(),
+    );
     sources.spawn(async move { namespaces::run(shared, namespaces, LINGER, &known).await });
 
     let rules = Watched::default();
@@ -244,18 +253,25 @@ pub async fn start(
         rules,
         lookups,
         outbox,
+        mirror,
         start: Arc::new(start),
     };
-    let mut servers = JoinSet::new();
-    servers.spawn(server::serve(
-        public,
-        http::public(app.clone()),
-        server::Limits::default(),
-        stopping.clone(),
-    ));
-    servers.spawn(server::serve(private, http::private(app), server::Limits::default(), stopping));
+    let servers = serve(app, public, private, stopping);
     tracing::info!(node = config.node_name, %listen, %api_listen, "drainscope runs");
     Ok(Running { listen, api_listen, links, table, stop, driver, sources, servers })
+}
+
+fn serve(
+    app: App,
+    public: tokio::net::TcpListener,
+    private: tokio::net::TcpListener,
+    stopping: watch::Receiver<bool>,
+) -> JoinSet<()> {
+    let mut servers = JoinSet::new();
+    let limits = server::Limits::default;
+    servers.spawn(server::serve(public, http::public(app.clone()), limits(), stopping.clone()));
+    servers.spawn(server::serve(private, http::private(app), limits(), stopping));
+    servers
 }
 
 /// The core as the agent before this one left it, or a new one.
@@ -269,6 +285,14 @@ fn monitor(config: &Config, kernel: bool, saved: Option<&[u8]>) -> Monitor {
         None => {}
     }
     Monitor::new(limits, config.node_name.clone())
+}
+
+/// No pod is mirrored yet.
+fn mirror(config: &Config) -> Mirror {
+    let mirror = Mirror::new(config.mirror);
+    let ttl_ns = u64::try_from(config.series_ttl.as_nanos()).unwrap_or(u64::MAX);
+    mirror.manager().limit_series(config.series_limit, ttl_ns);
+    mirror
 }
 
 /// Without a kernel side there are no slots to give away: pods are known, but not watched.

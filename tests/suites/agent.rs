@@ -34,6 +34,8 @@ mod kubelet;
 mod late_start;
 #[path = "agent/limited.rs"]
 mod limited;
+#[path = "agent/mirrored.rs"]
+mod mirrored;
 #[path = "agent/nginx.rs"]
 mod nginx;
 #[path = "agent/outage.rs"]
@@ -136,6 +138,7 @@ fn main() -> ExitCode {
         recorded::trials(),
         probes::trials(),
         probed::trials(),
+        mirrored::trials(),
         prometheus::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()

@@ -17,6 +17,8 @@ mod explain;
 mod faults;
 #[path = "agent_api/garbage.rs"]
 mod garbage;
+#[path = "agent_api/mirror.rs"]
+mod mirror;
 #[path = "agent_api/recorded.rs"]
 mod recorded;
 #[path = "agent_api/watches.rs"]

@@ -4,6 +4,7 @@
 //! of the price of a helper call. `probe` is for all else.
 
 use super::maps;
+use aya_ebpf::bindings::bpf_pidns_info;
 use aya_ebpf::helpers::generated;
 use core::arch::asm;
 use core::mem::MaybeUninit;
@@ -74,6 +75,22 @@ pub(super) fn stop_when_forgotten() {
             (*control).instance = 0;
         }
     }
+}
+
+const PIDS_BYTES: u32 = 8;
+const _: () = assert!(size_of::<bpf_pidns_info>() == PIDS_BYTES as usize);
+
+/// The running task is the agent's, whatever container that is in. To be asked only where a task in a container matters.
+#[inline(always)]
+pub(super) fn is_agent() -> bool {
+    let Some(control) = maps::CONTROL.get(0) else { return false };
+    let mut own = bpf_pidns_info { pid: 0, tgid: 0 };
+    // SAFETY: the helper writes no more than these bytes, and nothing if the task is of another pid namespace.
+    let failed = unsafe {
+        let (device, inode) = (control.agent_device, control.agent_inode);
+        generated::bpf_get_ns_current_pid_tgid(device, inode, &raw mut own, PIDS_BYTES)
+    };
+    failed == 0 && control.agent_pid != 0 && own.tgid == control.agent_pid
 }
 
 /// Bit `reason` of the drop reasons that may mean "address gone".

@@ -1,5 +1,5 @@
 //! Recognises probes by their client socket: opened on the node itself, outside every pod, straight to a pod's address, to
-//! a port that one of its probes names. That is how the kubelet probes, and how the agent will.
+//! a port that one of its probes names. That is how the kubelet probes. The agent, which is in a pod itself, is known by its process.
 //!
 //! Where the pod's side looks, the client side has left word: while it connects, its socket is remembered, and its port is
 //! read there; from then on its tuple is. So a probe is never counted as a client's.
@@ -30,8 +30,11 @@ pub(super) fn connecting(sk: *const u8) {
     let Some(port) = identity::port(slot.slot, peer_port) else { return };
     // SAFETY: a live map value.
     let (flags, container) = unsafe { ((*port).flags, (*port).container) };
-    // A hostNetwork pod that talks to another pod is no probe.
-    if flags & PORT_PROBE == 0 || identity::container_of_task(load::current_task()).is_some() {
+    if flags & PORT_PROBE == 0 {
+        return;
+    }
+    // A hostNetwork pod that talks to another pod is no probe, unless it is the agent.
+    if identity::container_of_task(load::current_task()).is_some() && !load::is_agent() {
         return;
     }
     let mut client = Connection::EMPTY;

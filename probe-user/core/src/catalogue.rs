@@ -14,9 +14,9 @@ pub const OTHER: &str = "~other";
 pub const LAG_BUCKETS: &[f64] =
     &[0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0];
 
-/// The same for the phases of a probe.
+/// The same for probes and their phases: half a millisecond on the node, and a second by default before the timeout.
 pub const PROBE_BUCKETS: &[f64] =
-    &[0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 /// Type of a family.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -205,6 +205,27 @@ pub const CATALOGUE: &[Family] = &[
         Kind::Counter,
         &[],
         "Series that did not fit the series limit; their values count under ~other.",
+    ),
+    agent(
+        "probe_attempts",
+        Kind::Counter,
+        with_w!["probe_type", "handler", "result"],
+        "Mirrored probes that were run, by what they saw.",
+    ),
+    unit(
+        agent(
+            "probe_duration_seconds",
+            Kind::Histogram(PROBE_BUCKETS),
+            with_w!["probe_type", "handler"],
+            "How long mirrored probes took; those that could not be run are not in it.",
+        ),
+        "seconds",
+    ),
+    agent(
+        "probe_targets",
+        Kind::Gauge,
+        with_w!["probe_type", "handler", "state"],
+        "Mirrored probes by what is believed after their thresholds; of some nothing is yet.",
     ),
     agent("build", Kind::Info, &["version"], "The agent's version."),
     agent("feature_enabled", Kind::Gauge, &["feature"], "1 if the feature works."),

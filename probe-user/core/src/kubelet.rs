@@ -5,6 +5,7 @@
 
 use crate::event::Workload;
 use crate::probes::ProbeType;
+use crate::probes::pod::HandlerKind;
 use crate::termination::PodName;
 use crate::time::Mono;
 use crate::totals::seconds;
@@ -27,27 +28,13 @@ pub struct ProbeUse {
     /// What it is for.
     pub probe_type: ProbeType,
     /// How it asks.
-    pub handler: ProbeHandler,
+    pub handler: HandlerKind,
     /// Where.
     pub port: u16,
     /// `timeoutSeconds`.
     pub timeout_seconds: u32,
     /// `periodSeconds`.
     pub period_seconds: u32,
-}
-
-/// How a probe asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ProbeHandler {
-    /// HTTP.
-    Http,
-    /// HTTP in TLS.
-    Https,
-    /// A connection, nothing more.
-    Tcp,
-    /// The gRPC health protocol.
-    Grpc,
 }
 
 /// One connection of a probe, from its beginning to the moment at which its client closed it. A moment that is `None` did not come.
@@ -181,7 +168,7 @@ impl Seen {
         }
         if !self.has(PROBE_SENT) {
             // A connection is all that such a probe wants: it had it, however late it let go of it.
-            let is_connect_only = probes.iter().all(|probe| probe.handler == ProbeHandler::Tcp);
+            let is_connect_only = probes.iter().all(|probe| probe.handler == HandlerKind::Tcp);
             return (!is_connect_only).then_some(Cause::KubeletLate);
         }
         let deadline = self.begun.after(timeout);
@@ -259,7 +246,7 @@ pub struct ProbeItem {
     /// What it is for.
     pub probe_type: String,
     /// How it asks.
-    pub handler: ProbeHandler,
+    pub handler: HandlerKind,
     /// Where it asks.
     pub target: String,
     /// `periodSeconds`.

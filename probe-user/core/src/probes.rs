@@ -8,6 +8,7 @@ pub mod manager;
 pub mod pace;
 pub mod pod;
 pub mod schedule;
+mod series;
 pub mod spec;
 pub mod tally;
 pub mod validation;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Longest scrape interval that is cared for (two minutes, the staleness bound of Prometheus being five), and some.
-const HELD_NS: u64 = 130 * SECOND;
+pub(crate) const HELD_NS: u64 = 130 * SECOND;
 /// Lines of a histogram: buckets, +Inf, sum and count.
 const HISTOGRAM_LINES: usize = LAG_BUCKETS.len() + 3;
 const BUCKETS: usize = LAG_BUCKETS.len() + 1;

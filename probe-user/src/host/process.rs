@@ -1,7 +1,8 @@
-//! What the agent itself costs, from `/proc/self`: resident memory, CPU time, descriptors, start time. A value that
-//! cannot be read is left out, never guessed.
+//! The agent itself, from `/proc/self`: what it costs (resident memory, CPU time, descriptors, start time), and by what numbers the
+//! kernel knows it. A value that cannot be read is left out, never guessed.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 /// The agent's own cost, in base units. Values of `None` could not be read.
@@ -21,6 +22,28 @@ pub struct ProcessStats {
     pub max_fds: Option<u64>,
     /// Threads.
     pub threads: Option<u64>,
+}
+
+/// By what the kernel programs know this process, whatever namespaces it is in: its pid, and the file of the pid namespace that says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnProcess {
+    /// Pid in its own namespace; 0: not known.
+    pub pid: u32,
+    /// Device of the namespace's file, in the kernel's own form.
+    pub device: u64,
+    /// Inode number of that file.
+    pub inode: u64,
+}
+
+impl OwnProcess {
+    /// Reads it.
+    #[must_use]
+    pub fn read() -> Self {
+        let Ok(file) = fs::metadata("/proc/self/ns/pid") else { return Self::default() };
+        // MKDEV of include/linux/kdev_t.h: user space's form has the parts elsewhere.
+        let device = libc::major(file.dev()) << 20 | libc::minor(file.dev());
+        Self { pid: std::process::id(), device: device.into(), inode: file.ino() }
+    }
 }
 
 /// USER_HZ: the unit of times in /proc/PID/stat, 100 on every architecture that runs Kubernetes (include/asm-generic/param.h).

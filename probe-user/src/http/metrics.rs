@@ -17,10 +17,14 @@ use std::path::Path;
 
 /// GET /metrics.
 pub async fn metrics(State(app): State<App>, headers: HeaderMap) -> Response {
-    let mut series = match app.links.handle.scrape(own_series(&app)).await {
+    let at = mono_now();
+    let mut own = own_series(&app);
+    own.extend(app.mirror.manager().series(at));
+    let mut series = match app.links.handle.scrape(own).await {
         Ok(series) => series,
         Err(why) => return error(StatusCode::SERVICE_UNAVAILABLE, why),
     };
+    app.mirror.manager().scraped(at);
     series.extend(own::process_series(&process::read(Path::new("/proc"))));
     let format = negotiate::format(text(&headers, header::ACCEPT));
     let text_out = match format {

@@ -70,6 +70,7 @@ pub async fn status(extract::State(app): extract::State<App>) -> Response {
             "conntrack": conntrack(&app.lookups),
             "hooks": hooks,
             "sources": sources,
+            "probes": mirrored(&app),
             "events": events(app.outbox.as_deref()),
             "ring_records": kernel.records,
             "maps": maps.collect::<Map<_, _>>(),
@@ -79,6 +80,22 @@ pub async fn status(extract::State(app): extract::State<App>) -> Response {
             },
         }),
     )
+}
+
+/// Mirrored probes: whether they are wanted, how many there are, and what was not as it should be.
+fn mirrored(app: &App) -> Value {
+    let manager = app.mirror.manager();
+    let counts = manager.counts();
+    json!({
+        "mode": if app.start.probes { "mirror" } else { "off" },
+        "pods": manager.pods(),
+        "probes": manager.workers(),
+        "running": manager.running(),
+        "delayed": {"concurrency": counts.delayed_by_concurrency, "rate": counts.delayed_by_rate},
+        "late_results": counts.late_results,
+        "refused": counts.refused,
+        "series_dropped": counts.series_dropped,
+    })
 }
 
 fn events(outbox: Option<&Outbox>) -> Value {

@@ -12,6 +12,8 @@ use crate::journal::Journal;
 use crate::kernel::HookState;
 use probe_core::event::{ContainerStatus, Deletion, Event, Fact, Key, Pod, WatchHealth, WatchKind, Workload};
 use probe_core::monitor::Monitor;
+use probe_core::probes::manager::Settings;
+use probe_core::probes::pace::Caps;
 use serde_json::Value;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -63,14 +65,17 @@ impl Servers {
             cgroup_error: None,
             pins: None,
             pin_error: None,
+            probes: false,
         };
         let (rules, outbox) = (Watched::default(), None);
+        let caps = Caps { concurrency: 1, per_second: 1 };
         let app = App {
             links,
             table: Arc::default(),
             rules,
             lookups: Lookups::default(),
             outbox,
+            mirror: Mirror::new(Settings { caps, period_max_seconds: None, exec: false }),
             start: Arc::new(start),
         };
         let (stop, stopping) = watch::channel(false);

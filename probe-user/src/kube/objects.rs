@@ -78,6 +78,9 @@ pub struct Annotations {
     /// The same, on static pods.
     #[serde(rename = "kubernetes.io/config.hash")]
     pub config_hash: Option<String>,
+    /// Whether the agent runs the pod's probes too: `mirror` or `off`.
+    #[serde(rename = "drainscope.io/probes")]
+    pub probes: Option<String>,
 }
 
 /// An owner.

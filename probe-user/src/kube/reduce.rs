@@ -12,8 +12,9 @@ use jiff::Timestamp;
 use probe_core::event::{
     ContainerStatus, Deletion, Endpoint, HintSource, Key, Pod, PortHint, Service, Slice,
 };
-use probe_core::kubelet::{ProbeHandler, ProbeUse};
+use probe_core::kubelet::ProbeUse;
 use probe_core::probes::ProbeType;
+use probe_core::probes::pod::HandlerKind;
 use probe_ebpf::protocol::Protocol;
 use std::net::IpAddr;
 
@@ -247,12 +248,12 @@ fn probes(containers: &[&Container]) -> Vec<ProbeUse> {
     probes
 }
 
-fn handler(probe: &Probe) -> ProbeHandler {
+fn handler(probe: &Probe) -> HandlerKind {
     match protocol::of_probe(probe) {
-        Some(Protocol::Https) => ProbeHandler::Https,
-        _ if probe.http_get.is_some() => ProbeHandler::Http,
-        _ if probe.tcp_socket.is_some() => ProbeHandler::Tcp,
-        _ => ProbeHandler::Grpc,
+        Some(Protocol::Https) => HandlerKind::Https,
+        _ if probe.http_get.is_some() => HandlerKind::Http,
+        _ if probe.tcp_socket.is_some() => HandlerKind::Tcp,
+        _ => HandlerKind::Grpc,
     }
 }
 

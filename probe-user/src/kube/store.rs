@@ -3,6 +3,7 @@
 
 use crate::kube::objects::Identity;
 use crate::kube::page::version_number;
+use crate::kube::probed::Source;
 use crate::kube::reduce;
 use probe_core::event::{Anomaly, Fact, Key, WatchKind};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -26,13 +27,20 @@ pub struct Known {
     kind: WatchKind,
     objects: BTreeMap<Key, Entry>,
     dead: VecDeque<String>,
+    /// For pods: who else is told, apart from the core.
+    probed: Option<Source>,
 }
 
 impl Known {
     /// Nothing known yet.
     #[must_use]
     pub fn new(kind: WatchKind) -> Self {
-        Self { kind, objects: BTreeMap::new(), dead: VecDeque::new() }
+        Self { kind, objects: BTreeMap::new(), dead: VecDeque::new(), probed: None }
+    }
+
+    /// Has the mirror told of each pod.
+    pub fn tell(&mut self, probed: Source) {
+        self.probed = Some(probed);
     }
 
     /// The core knows this object from before the agent began: unless a list shows it, it is gone. Its uid may be empty.
@@ -97,10 +105,11 @@ impl Known {
             }
             None => {}
         }
-        let Some((fact, odd)) = self.reduced(identity, json) else {
+        let Some((fact, mut odd)) = self.reduced(identity, json) else {
             facts.push(bad_object(1));
             return;
         };
+        odd += self.probed.as_ref().map_or(0, |probed| probed.changed(identity, json));
         if odd > 0 {
             facts.push(bad_object(odd));
         }
@@ -130,6 +139,9 @@ impl Known {
 
     fn forget(&mut self, key: &Key, facts: &mut Vec<Fact>) {
         let Some(entry) = self.objects.remove(key) else { return };
+        if let Some(probed) = &self.probed {
+            probed.gone(&entry.uid);
+        }
         if entry.reported {
             facts.push(self.gone(key, &entry.uid));
         }

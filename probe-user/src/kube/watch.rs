@@ -5,6 +5,7 @@
 use crate::clock::mono_now;
 use crate::kube::client::Api;
 use crate::kube::page::{Page, WatchEvent, watch_event};
+use crate::kube::probed::Source;
 use crate::kube::retry::{Backoff, Timing, WatchError, random};
 use crate::kube::store::Known;
 use crate::kube::stream::{LINE_MAX, Line, next_line};
@@ -88,6 +89,13 @@ impl Watch {
         for (key, uid) in objects {
             self.known.remember(key, uid);
         }
+        self
+    }
+
+    /// Of pods: has the mirror told of each.
+    #[must_use]
+    pub fn probing(mut self, probed: Source) -> Self {
+        self.known.tell(probed);
         self
     }
 

@@ -17,6 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
+/// What probes call themselves: the kubelet of the newest Kubernetes that the rules here are held against.
+pub const KUBE_PROBE: &str = "kube-probe/1.36";
+
 /// Longest sleep: whatever is due later is asked for again.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
 

@@ -4,6 +4,8 @@ use super::*;
 use drainscope::args::LogFormat;
 use drainscope::config::Config;
 use drainscope::run::{KernelSide, Running, start};
+use probe_core::probes::manager::Settings;
+use probe_core::probes::pace::Caps;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use world::apiserver::Kind;
@@ -21,13 +23,20 @@ impl Agent {
     }
 
     pub(crate) fn by(file: &Kubeconfig) -> Self {
+        Self::with(file, |_config| {})
+    }
+
+    /// With a configuration that differs from the others' in something.
+    pub(crate) fn with(file: &Kubeconfig, change: impl FnOnce(&mut Config)) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .expect("runtime");
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-        let config = Config {
+        let caps = Caps { concurrency: 64, per_second: 1000 };
+        let mirror = Settings { caps, period_max_seconds: None, exec: false };
+        let mut config = Config {
             node_name: NODE.into(),
             pod_uid: None,
             kubeconfig: Some(file.0.clone()),
@@ -44,8 +53,11 @@ impl Agent {
             ring_bytes: 1 << 20,
             proxy_rules: None,
             conntrack: false,
+            probes: false,
+            mirror,
             kernel_log: false,
         };
+        change(&mut config);
         let side = KernelSide::none("none in this test");
         let running = runtime.block_on(start(&config, side, timing(), LogFormat::Text)).expect("starts");
         let (public, private) = (running.listen, running.api_listen);

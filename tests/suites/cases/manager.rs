@@ -38,8 +38,8 @@ impl Story {
         let steps = self.steps.iter().map(|step| {
             match step {
                 Step::Add(name) => manager.handle_pod(self.pod(name)?, now, &mut || 0.0),
-                Step::Remove(name) => manager.remove(name),
-                Step::Keep(names) => manager.retain(&names.iter().cloned().collect::<BTreeSet<_>>()),
+                Step::Remove(name) => manager.remove(name, now),
+                Step::Keep(names) => manager.retain(&names.iter().cloned().collect::<BTreeSet<_>>(), now),
             }
             let mut workers = Map::new();
             for target in manager.targets() {

@@ -9,7 +9,7 @@ fn at(ms: u64) -> Mono {
     Mono(5 * SECOND).after(ms * MS)
 }
 
-fn probe(handler: ProbeHandler, timeout_seconds: u32) -> ProbeUse {
+fn probe(handler: HandlerKind, timeout_seconds: u32) -> ProbeUse {
     let container = "server".to_owned();
     let (probe_type, port, period_seconds) = (ProbeType::Readiness, 8080, 10);
     ProbeUse { container, probe_type, handler, port, timeout_seconds, period_seconds }
@@ -124,7 +124,7 @@ fn every_timeout_has_the_cause_that_the_kernel_shows() {
         ("reset by the server", with(asked(), |seen| seen.flags |= PROBE_FAILED), None),
     ];
     for (name, seen, cause) in cases {
-        let http = probe(ProbeHandler::Http, 1);
+        let http = probe(HandlerKind::Http, 1);
         assert_eq!(seen.timeout(at(1010), &[&http]), *cause, "{name}");
         assert_eq!(seen.timeout(at(999), &[&http]), None, "before the timeout: {name}");
     }
@@ -133,7 +133,7 @@ fn every_timeout_has_the_cause_that_the_kernel_shows() {
 #[test]
 fn a_connection_is_all_that_a_tcp_probe_wants() {
     let seen = with(waiting(), |seen| seen.flags &= !PROBE_SENT);
-    let (tcp, http) = (probe(ProbeHandler::Tcp, 1), probe(ProbeHandler::Http, 1));
+    let (tcp, http) = (probe(HandlerKind::Tcp, 1), probe(HandlerKind::Http, 1));
     assert_eq!(seen.timeout(at(1500), &[&tcp]), None);
     assert_eq!(seen.timeout(at(1500), &[&tcp, &http]), Some(Cause::KubeletLate));
     assert_eq!(connecting().timeout(at(1500), &[&tcp]), Some(Cause::Connect));
@@ -141,7 +141,7 @@ fn a_connection_is_all_that_a_tcp_probe_wants() {
 
 #[test]
 fn of_several_timeouts_the_longest_that_has_passed_counts() {
-    let (short, long) = (probe(ProbeHandler::Http, 1), probe(ProbeHandler::Http, 3));
+    let (short, long) = (probe(HandlerKind::Http, 1), probe(HandlerKind::Http, 3));
     let late = answered(2000, 2500);
     assert_eq!(late.timeout(at(2501), &[&short, &long]), Some(Cause::App), "too late for the short one");
     assert_eq!(late.timeout(at(3001), &[&short, &long]), None, "in time for the long one");

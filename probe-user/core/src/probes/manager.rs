@@ -8,9 +8,11 @@ mod entry;
 
 use super::pace::{Cap, Caps, Pace};
 use super::pod::{HandlerKind, ProbedContainer, ProbedPod};
+use super::series::{self, ProbeSeries, RowKey};
 use super::tally::{Ran, Tally};
 use super::worker::Next;
 use super::{ProbeResult, ProbeType};
+use crate::snapshot::Series;
 use crate::time::Mono;
 use crate::wallclock::Timestamp;
 use entry::{Entry, Place};
@@ -73,6 +75,8 @@ pub struct Counts {
     pub late_results: u64,
     /// Pods and workers that were refused: there were too many.
     pub refused: u64,
+    /// Rows of metrics that count under `~other`: there were too many.
+    pub series_dropped: u64,
 }
 
 /// One worker as others see it.
@@ -120,6 +124,7 @@ pub struct Manager {
     counted: usize,
     pace: Pace,
     counts: Counts,
+    series: ProbeSeries,
 }
 
 impl Manager {
@@ -136,7 +141,13 @@ impl Manager {
             counted: 0,
             pace: Pace::new(settings.caps),
             counts: Counts::default(),
+            series: ProbeSeries::new(series::LIMIT, series::TTL_NS),
         }
+    }
+
+    /// Bounds the metrics: at most so many series, which outlive their last worker for so long. To be said before the first pod.
+    pub fn limit_series(&mut self, limit: usize, ttl_ns: u64) {
+        self.series = ProbeSeries::new(limit, ttl_ns);
     }
 
     /// A pod came or changed. Its workers are made once; `random` (0 to 1) spreads their first probes while the manager is young. A pod
@@ -150,7 +161,7 @@ impl Manager {
             if is_ending {
                 for id in known.workers.clone() {
                     if self.workers.get(&id).is_some_and(Entry::stops_with_pod) {
-                        self.end(id);
+                        self.end(id, now.mono);
                     }
                 }
             }
@@ -166,12 +177,15 @@ impl Manager {
                 if pod.is_deleted && kind.stops_with_pod(container.is_sidecar) {
                     continue;
                 }
-                let made = Entry::new(&pod, container, *kind, &self.settings, (self.started, now), random());
-                let Some(entry) = made else { continue };
                 if self.workers.len() >= WORKERS_MAX {
                     self.counts.refused = self.counts.refused.saturating_add(1);
                     continue;
                 }
+                let Some(handler) = container.probe(*kind).and_then(HandlerKind::of) else { continue };
+                let row = RowKey::new(&pod.key, &pod.workload, *kind, handler);
+                let row = self.series.enter(row, now.mono);
+                let of = (container, *kind, handler, row);
+                let entry = Entry::new(&pod, of, &self.settings, (self.started, now), random());
                 let id = self.next_id;
                 self.next_id += 1;
                 if let Place::Due(at) = entry.place {
@@ -185,24 +199,25 @@ impl Manager {
     }
 
     /// A pod left, or is not to be probed any more; once more is no harm.
-    pub fn remove(&mut self, uid: &str) {
+    pub fn remove(&mut self, uid: &str, now: Now) {
         let Some(pod) = self.pods.remove(uid) else { return };
         for id in pod.workers {
-            self.end(id);
+            self.end(id, now.mono);
         }
     }
 
     /// Removes all pods but these.
-    pub fn retain(&mut self, wanted: &BTreeSet<String>) {
+    pub fn retain(&mut self, wanted: &BTreeSet<String>, now: Now) {
         let gone: Vec<String> = self.pods.keys().filter(|uid| !wanted.contains(*uid)).cloned().collect();
         for uid in gone {
-            self.remove(&uid);
+            self.remove(&uid, now);
         }
     }
 
     /// A worker's end: it waits for nothing any more. A probe of it that is under way goes on counting against the caps.
-    fn end(&mut self, id: WorkerId) {
+    fn end(&mut self, id: WorkerId, now: Mono) {
         let Some(entry) = self.workers.remove(&id) else { return };
+        self.series.leave(&entry.row, now);
         if let Some(pod) = self.pods.get_mut(&entry.uid) {
             pod.workers.retain(|other| *other != id);
         }
@@ -228,7 +243,7 @@ impl Manager {
                     self.queue.push_back(id);
                 }
                 Next::Wait => self.use_tick(id, now),
-                Next::Stop => self.end(id),
+                Next::Stop => self.end(id, now.mono),
             }
         }
         while let Some(id) = self.queue.front().copied() {
@@ -244,7 +259,7 @@ impl Manager {
                 Next::Wait => self.use_tick(id, now),
                 Next::Stop => {
                     self.place(id, Place::Idle);
-                    self.end(id);
+                    self.end(id, now.mono);
                 }
             }
         }
@@ -281,13 +296,16 @@ impl Manager {
             self.counts.late_results = self.counts.late_results.saturating_add(1);
             return false;
         }
+        if let Some(ran) = &ran {
+            self.series.take(&entry.row, ran);
+        }
         entry.take(ran);
         true
     }
 
     /// What was not as it should be, since the start.
     pub const fn counts(&self) -> Counts {
-        self.counts
+        Counts { series_dropped: self.series.dropped, ..self.counts }
     }
 
     /// How many workers there are.
@@ -311,6 +329,17 @@ impl Manager {
             let entries = pod.workers.iter().filter_map(|id| self.workers.get(id));
             entries.map(|entry| entry.target(&pod.pod))
         })
+    }
+
+    /// The metrics, as they are now.
+    pub fn series(&mut self, now: Mono) -> Vec<Series> {
+        let workers = self.workers.values().map(|entry| (&*entry.row, entry.believes()));
+        self.series.render(now, workers)
+    }
+
+    /// The metrics of this moment were served: see [`crate::monitor::Monitor::scraped`].
+    pub fn scraped(&mut self, at: Mono) {
+        self.series.scraped(at);
     }
 
     fn look(&mut self, id: WorkerId, now: Now) -> Next {

@@ -8,6 +8,7 @@ use crate::event::{Key, Workload};
 use crate::rules::facts::{ContainerState, ContainerStatus, PodStatus, Restarts};
 use crate::rules::object;
 use crate::wallclock::Timestamp;
+use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -58,7 +59,8 @@ impl ProbedContainer {
 }
 
 /// What kind of handler a probe has, as labels name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum HandlerKind {
     /// HTTP.
     Http,

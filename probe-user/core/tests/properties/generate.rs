@@ -6,9 +6,10 @@ use probe_core::event::{
     Address, Anomaly, ContainerStatus, Deletion, Endpoint, Event, Fact, HintSource, Key, Loss, Pod, PortHint,
     Service, Slice, WatchHealth, WatchKind, Workload,
 };
-use probe_core::kubelet::{ProbeHandler, ProbeUse, Seen};
+use probe_core::kubelet::{ProbeUse, Seen};
 use probe_core::limits::{Limits, SECOND};
 use probe_core::probes::ProbeType;
+use probe_core::probes::pod::HandlerKind;
 use probe_core::time::Mono;
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::protocol::Protocol;
@@ -90,7 +91,7 @@ fn probe(port: u16) -> ProbeUse {
     ProbeUse {
         container: "c0".to_owned(),
         probe_type,
-        handler: ProbeHandler::Http,
+        handler: HandlerKind::Http,
         port,
         timeout_seconds,
         period_seconds,

@@ -1,8 +1,8 @@
 //! Tables: objects as an API server writes them, and as none should.
 
 use super::*;
-use probe_core::kubelet::ProbeHandler;
 use probe_core::probes::ProbeType;
+use probe_core::probes::pod::HandlerKind;
 use serde_json::{Value, json};
 
 fn reduce_pod(object: &Value) -> Option<Reduced<Pod>> {
@@ -74,9 +74,9 @@ fn a_whole_pod_is_reduced() {
         )
     });
     let wanted = [
-        ("app", ProbeType::Liveness, ProbeHandler::Tcp, 9000, 4, 10),
-        ("app", ProbeType::Readiness, ProbeHandler::Http, 8080, 1, 3),
-        ("proxy", ProbeType::Readiness, ProbeHandler::Grpc, 15021, 1, 10),
+        ("app", ProbeType::Liveness, HandlerKind::Tcp, 9000, 4, 10),
+        ("app", ProbeType::Readiness, HandlerKind::Http, 8080, 1, 3),
+        ("proxy", ProbeType::Readiness, HandlerKind::Grpc, 15021, 1, 10),
     ];
     assert_eq!(probes.collect::<Vec<_>>(), wanted);
     let hint = |port, source, protocol| PortHint { port, source, protocol };

@@ -5,6 +5,7 @@
 use super::{Now, Settings, Target};
 use crate::probes::pod::{HandlerKind, ProbedContainer, ProbedPod};
 use crate::probes::schedule::Schedule;
+use crate::probes::series::RowKey;
 use crate::probes::tally::{Ran, Tally};
 use crate::probes::verdict::Outcome;
 use crate::probes::worker::{Next, Worker, WorkerConfig};
@@ -33,6 +34,8 @@ pub(super) struct Entry {
     pub(super) container: Arc<ProbedContainer>,
     pub(super) kind: ProbeType,
     pub(super) place: Place,
+    /// Where it is counted.
+    pub(super) row: Arc<RowKey>,
     handler: HandlerKind,
     period_seconds: i32,
     worker: Worker,
@@ -41,24 +44,24 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// None if there is nothing to run. `clocks`: when the manager was started, and now.
+    /// `of`: its container, which of its probes, how that is made, and where it is counted. `clocks`: when the manager was started, and
+    /// now.
     pub(super) fn new(
         pod: &ProbedPod,
-        container: &Arc<ProbedContainer>,
-        kind: ProbeType,
+        of: (&Arc<ProbedContainer>, ProbeType, HandlerKind, Arc<RowKey>),
         settings: &Settings,
         clocks: (Now, Now),
         random: f64,
-    ) -> Option<Self> {
-        let probe = container.probe(kind)?;
-        let handler = HandlerKind::of(probe)?;
+    ) -> Self {
+        let (container, kind, handler, row) = of;
+        let probe = container.probe(kind).cloned().unwrap_or_default().with_defaults();
         let (started, now) = clocks;
         let period_seconds =
             settings.period_max_seconds.map_or(probe.period_seconds, |max| probe.period_seconds.min(max));
         let age_ns = now.mono.since(started.mono);
         let schedule = Schedule::new(number_of(now.mono), age_ns, period_seconds, random);
         let is_run = handler != HandlerKind::Exec || settings.exec;
-        Some(Self {
+        Self {
             uid: pod.uid.clone(),
             container: Arc::clone(container),
             kind,
@@ -78,7 +81,12 @@ impl Entry {
             }),
             schedule,
             tally: Tally::default(),
-        })
+            row,
+        }
+    }
+
+    pub(super) fn believes(&self) -> Option<ProbeResult> {
+        self.worker.cached()
     }
 
     pub(super) fn stops_with_pod(&self) -> bool {

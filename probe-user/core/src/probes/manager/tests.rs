@@ -124,7 +124,7 @@ fn a_result_of_a_container_or_a_pod_that_has_gone_is_dropped() {
     assert!(!manager.finish(start.id, ran(Outcome::Success), at(20_600)));
     assert_eq!(manager.targets().map(|target| target.run).collect::<Vec<_>>(), [0]);
     let start = begun(&mut manager, at(30_000)).pop().expect("it goes on");
-    manager.remove("a");
+    manager.remove("a", at(60_000));
     assert_eq!((manager.workers(), manager.running()), (0, 1), "it still counts against the cap");
     assert!(!manager.finish(start.id, ran(Outcome::Success), at(30_100)));
     assert_eq!((manager.counts().late_results, manager.running()), (2, 0));
@@ -155,10 +155,10 @@ fn deletion_stops_liveness_and_startup_and_readiness_goes_on() {
     manager.handle_pod(deleted.clone(), at(21_000), &mut || 0.0);
     assert_eq!(kinds(&manager), [ProbeType::Readiness]);
     assert_eq!(seconds(&mut manager, 21..50, Outcome::Success), [21, 31, 41]);
-    manager.remove("a");
+    manager.remove("a", at(60_000));
     manager.handle_pod(deleted, at(51_000), &mut || 0.0);
     assert_eq!(kinds(&manager), [ProbeType::Readiness], "also where the deletion came first");
-    manager.retain(&BTreeSet::new());
+    manager.retain(&BTreeSet::new(), at(60_000));
     assert_eq!((manager.workers(), manager.pods()), (0, 0));
 }
 
@@ -174,7 +174,7 @@ fn what_a_cap_delays_begins_later_in_order_and_is_counted_once() {
     assert!(begun(&mut manager, at(20_100)).is_empty());
     assert_eq!(manager.counts().delayed_by_concurrency, 2);
     assert_eq!(manager.next_due(at(20_100).mono), None, "an end makes room, not time");
-    manager.remove("c");
+    manager.remove("c", at(20_100));
     manager.finish(first[0].id, ran(Outcome::Success), at(20_200));
     let next = begun(&mut manager, at(20_200));
     assert_eq!(next.iter().map(|start| (start.id, start.due)).collect::<Vec<_>>(), [(3, at(20_000).mono)]);
@@ -243,7 +243,7 @@ fn pods_beyond_the_bound_are_refused_and_churn_leaves_nothing_behind() {
     }
     assert_eq!((manager.pods(), manager.workers(), manager.counts().refused), (PODS_MAX, PODS_MAX, 5));
     for number in 0..PODS_MAX {
-        manager.remove(&format!("u{number:05}"));
+        manager.remove(&format!("u{number:05}"), at(1));
     }
     assert_eq!((manager.pods(), manager.workers(), manager.due.len(), manager.queue.len()), (0, 0, 0, 0));
 }

@@ -1,0 +1,98 @@
+//! Mirrored probes beside the real kernel programs: they are the agent's own connections, and nothing of them is a client's.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use libtest_mimic::Trial;
+use serde_json::{Value, json};
+use world::agent::Agent;
+use world::controllers::PodRef;
+use world::wait::wait_until;
+use world::{PodTemplate, World};
+
+use crate::site::{SERVER, Site, config, deploy, program};
+use crate::{SETTLING, SOON, trial};
+
+/// Longer than the mirror's, so that most probes are the mirror's.
+const PERIOD_SECONDS: u64 = 5;
+/// What the pod has before its stop signal, and after it without a listener.
+const PRESTOP_SECONDS: u64 = 3;
+const POLL: Duration = Duration::from_millis(50);
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![trial("mirrored probes of an agent in a pod are no clients of a stopping pod", own_connections)]
+}
+
+/// The cgroup of the pod's only container, as the API names it: there is the sandbox's too.
+fn container_of(world: &World, own: &PodRef) -> anyhow::Result<PathBuf> {
+    let object = world.object(own)?;
+    let id = object["status"]["containerStatuses"][0]["containerID"].as_str().context("no container id")?;
+    let (_, id) = id.split_once("://").context("no runtime")?;
+    Ok(world.node().cgroups().pod(&own.uid).join(id))
+}
+
+/// The agent's row of this pod; `None` if it has none.
+fn row(agent: &Agent, pod: &str) -> anyhow::Result<Option<Value>> {
+    let answer = agent.api(&format!("/api/v1/probes?pod={pod}"))?;
+    Ok(answer["probes"].as_array().and_then(|rows| rows.first()).map(|row| row["mirror"].clone()))
+}
+
+fn attempts(row: &Value) -> u64 {
+    ["success", "warning", "failure"].iter().filter_map(|result| row["attempts"][result].as_u64()).sum()
+}
+
+/// As a DaemonSet's pod: in a container's cgroup that the kernel side knows, and in a pid namespace of its own. No client comes.
+fn own_connections() -> anyhow::Result<()> {
+    let world = World::start(config())?;
+    let own = deploy(&world, "own", 1, &PodTemplate::testserver("own", &[]))?;
+    let own = own.pods().first().context("no pod")?;
+    let cgroup = container_of(&world, own)?;
+    let script = format!("echo 0 > {}/cgroup.procs && exec \"$0\" \"$@\"", cgroup.display());
+    let wrapper = ["unshare", "--pid", "--fork", "--kill-child", "sh", "-c", &script];
+    let flags = ["--pod-uid", &own.uid, "--probes", "mirror", "--probes-period", "1s"];
+    let mut agent = Agent::start_through(&world, &wrapper, &program()?, &flags)?;
+    agent.wait_ready(SOON)?;
+    let site = Site { agent, world };
+
+    let name = "mirrored";
+    let container = json!({
+        "name": "server",
+        "command": [SERVER, "--listen", "[::]:8080", "--on-term", "close-then-wait:3"],
+        "readinessProbe": {"httpGet": {"path": "/readyz", "port": 8080}, "periodSeconds": PERIOD_SECONDS, "failureThreshold": 1},
+        "lifecycle": {"preStop": {"sleep": {"seconds": PRESTOP_SECONDS}}},
+    });
+    let pod = site.pod(name, &json!({"terminationGracePeriodSeconds": 20, "containers": [container]}))?;
+    site.until("its probe to be mirrored", || {
+        Ok(row(&site.agent, name)?.is_some_and(|row| row["state"] == "up"))
+    })?;
+    site.world.delete(&pod)?;
+    site.until("the deletion to be seen", || Ok(!site.agent.terminations()?.is_empty()))?;
+    let before = row(&site.agent, name)?.context("readiness is probed on")?;
+    let mut last = before.clone();
+    wait_until("the pod to go", SETTLING, POLL, || {
+        let now = row(&site.agent, name)?;
+        last = now.clone().unwrap_or_else(|| last.clone());
+        Ok(now.is_none().then_some(()))
+    })?;
+    let refused = last["refused_since"].as_str().with_context(|| format!("not refused at last: {last}"))?;
+    let refused = refused.parse::<jiff::Timestamp>()?.as_duration().as_secs_f64();
+    let [end] = &site.agent.wait_ended(&[pod], SETTLING)?[..] else { bail!("not one end") };
+
+    ensure!(end.lost_total() == 0 && end.evidence.is_empty(), "{:?} {:?}", end.lost, end.evidence);
+    ensure!(end.connections.late == 0 && end.requests.late_answered == 0, "{end:?}");
+    ensure!(end.tail_seconds.is_none(), "{:?}", end.tail_seconds);
+    ensure!(end.complete, "{:?}", end.anomalies);
+    // Once a second, served before the stop and refused after it; the kubelet's own come on top.
+    let late = attempts(&last) - attempts(&before);
+    ensure!(late >= PRESTOP_SECONDS, "{before} {last}");
+    ensure!(end.probes_excluded >= late, "{} excluded of {late} and the kubelet's", end.probes_excluded);
+    let closed = end.step("listener_closed").and_then(world::agent::Step::seconds);
+    let closed = closed.with_context(|| format!("{:?}", end.timeline))?;
+    // A probe is the first at most a period later; the clocks are compared to the millisecond that a connect takes.
+    ensure!((closed - 0.1..closed + 1.5).contains(&refused), "closed at {closed}, refused since {refused}");
+    let metrics = site.metrics()?;
+    let labels = ["target_workload=\"mirrored\"", "handler=\"http\"", "result=\"success\""];
+    ensure!(metrics.sum("drainscope_probe_attempts_total", &labels) >= 1.0, "no attempt is counted");
+    site.finish()
+}
