@@ -89,12 +89,14 @@ fn mirroring(config: &mut Config) {
 }
 
 impl Agent {
+    /// Those that are mirrored.
     fn probes(&self, query: &str) -> Vec<Value> {
         let (status, text) = get(self.private, &format!("/api/v1/probes{query}"));
         assert_eq!(status, 200, "{text}");
         let mut answer: Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(answer["node"], NODE);
-        let Value::Array(probes) = answer["probes"].take() else { panic!("{text}") };
+        let Value::Array(mut probes) = answer["probes"].take() else { panic!("{text}") };
+        probes.retain(|row| !row["mirror"].is_null());
         probes
     }
 

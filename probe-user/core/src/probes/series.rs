@@ -221,7 +221,7 @@ mod tests {
             "web success 1",
             "web failure 1",
             "web unknown 1",
-            "web took [0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]",
+            "web took [0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]",
         ];
         assert_eq!(lines(&mut series, 5 + HELD_NS), all);
         series.scraped(Mono(8));
