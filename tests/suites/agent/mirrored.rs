@@ -35,7 +35,8 @@ fn container_of(world: &World, own: &PodRef) -> anyhow::Result<PathBuf> {
 /// The agent's row of this pod; `None` if it has none.
 fn row(agent: &Agent, pod: &str) -> anyhow::Result<Option<Value>> {
     let answer = agent.api(&format!("/api/v1/probes?pod={pod}"))?;
-    Ok(answer["probes"].as_array().and_then(|rows| rows.first()).map(|row| row["mirror"].clone()))
+    let rows = answer["probes"].as_array().context("no rows")?;
+    Ok(rows.iter().map(|row| &row["mirror"]).find(|mirror| !mirror.is_null()).cloned())
 }
 
 fn attempts(row: &Value) -> u64 {
