@@ -9,6 +9,8 @@ mod hooks;
 mod offsets;
 mod pins;
 mod saved;
+#[cfg(all(test, not(no_bpf_object)))]
+mod stack;
 mod tables;
 
 pub use check::{CheckItem, CheckState, probe_kernel};

@@ -205,26 +205,30 @@ pub(super) fn is_over(sk: *const u8, tp: *const u8) -> bool {
     facts.complete & is_read & is_delivered != 0
 }
 
-/// What is known of an inbound connection of a watched pod without storage: `None` for outbound and foreign ones.
+/// What is known of an inbound connection of a watched pod without storage, into an empty one: false for outbound and foreign ones.
 #[inline(always)]
-pub(super) fn meet(sk: *const u8, tp: *const u8) -> Option<Connection> {
-    let cookie = load::net_cookie(sk);
-    let number = u16::from_be(direct(tp, Field::SourcePort));
-    let port = if cookie == load::host_net() {
-        identity::host_port_of_socket(sk, number, false)?
-    } else {
-        identity::port(identity::slot_of_frequent(cookie, sk)?.slot, number)?
-    };
+pub(super) fn meet(sk: *const u8, tp: *const u8, met: &mut Connection) -> bool {
+    let Some(port) = port_of(sk, tp) else { return false };
     if !identity::is_for_clients(port) {
-        return None;
+        return false;
     }
     let port = state::with_container(port, sk);
-    let mut met = Connection::EMPTY;
-    connection::fill_ends(&mut met, sk, tp);
+    connection::fill_ends(met, sk, tp);
     if met.peer == met.local || load::is_loopback(met.peer) {
-        return None;
+        return false;
     }
     // SAFETY: a live map value.
     met.belongs_to(unsafe { &*port });
-    Some(met)
+    true
+}
+
+#[inline(always)]
+fn port_of(sk: *const u8, tp: *const u8) -> Option<*mut Port> {
+    let cookie = load::net_cookie(sk);
+    let number = u16::from_be(direct(tp, Field::SourcePort));
+    if cookie == load::host_net() {
+        identity::host_port_of_socket(sk, number, false)
+    } else {
+        identity::port(identity::slot_of_frequent(cookie, sk)?.slot, number)
+    }
 }

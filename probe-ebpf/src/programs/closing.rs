@@ -15,7 +15,8 @@ use probe_ebpf::decide::{self, Bits, Closing, Verdict};
 use probe_ebpf::fields::Field;
 use probe_ebpf::protocol::Protocol;
 use probe_ebpf::wire::{
-    Closed, Counters, PORT_ANSWERED, PORT_SILENT, PORT_SILENT_ONE, RESULT_IDLE, RESULT_LOST, RESULT_SERVED,
+    Closed, Counters, PORT_ANSWERED, PORT_SILENT, PORT_SILENT_ONE, Port, RESULT_IDLE, RESULT_LOST,
+    RESULT_SERVED, SlotRef,
 };
 
 /// CLOSE_WAIT is entered.
@@ -38,7 +39,8 @@ pub(super) fn over(ctx: &BtfTracePointContext, sk: *const u8, old: i32, new: i32
     let was_left = old != tcp::ESTABLISHED && old != tcp::CLOSE_WAIT;
     let stored = connection::of(sk);
     let mut known = 1;
-    let mut connection = if stored.is_null() {
+    let mut connection = Connection::EMPTY;
+    if stored.is_null() {
         let fin = if was_left {
             load::client_has_finished(sk)
         } else {
@@ -48,24 +50,25 @@ pub(super) fn over(ctx: &BtfTracePointContext, sk: *const u8, old: i32, new: i32
         if is_clean && new != tcp::CLOSE {
             return;
         }
-        let Some(mut met) = bare::meet(sk, tp) else { return };
+        if !bare::meet(sk, tp, &mut connection) {
+            return;
+        }
         if is_clean {
-            ended(&met);
+            ended(&connection);
             return;
         }
         let facts = Facts::of(sk, tp, fin);
         known = facts.complete;
-        facts.tell(&mut met, tp);
+        facts.tell(&mut connection, tp);
         if was_left {
             // Nothing was lost up to the FIN, or it would be stored.
-            met.flags |= IS_CLOSED;
-            met.set_verdict(if facts.received != 0 { Verdict::Pending } else { Verdict::Idle });
+            connection.flags |= IS_CLOSED;
+            connection.set_verdict(if facts.received != 0 { Verdict::Pending } else { Verdict::Idle });
         }
-        met
     } else {
         // SAFETY: non-null storage of this socket.
-        unsafe { *stored }
-    };
+        connection = unsafe { *stored };
+    }
     let matters = if was_left {
         after_fin(sk, tp, &mut connection, known)
     } else {
@@ -111,7 +114,9 @@ fn leaving(
     }
     let (mut bits, unread, pending) = closing_of(sk, tp, connection, (old, new), known);
     if connection.flags & MAY_BE_ONE_WAY != 0 {
-        bits.one_way = u32::from(is_one_way(connection, &bits, phase));
+        let SlotRef { slot, generation } = connection.slot;
+        let stopping = u32::from(matches!(phase, Phase::Stopping));
+        bits.one_way = one_way_of(slot, generation, connection.local_port, bits.pack(), stopping);
     }
     let mut verdict = Verdict::from_number(verdict_of(bits.pack(), unread, pending));
     // What the client of a running pod gives up, it might have had answered.
@@ -226,30 +231,30 @@ fn pending_of(tp: *const u8, connection: &Connection, may_have_read_fin: u32, wr
     read.saturating_sub(may_have_read_fin)
 }
 
-/// Whether the connection's port never answers. What this connection shows of that is noted: an answer settles it, and so
-/// do a few clients that left content without one while the server lived.
-#[inline(always)]
-fn is_one_way(connection: &Connection, bits: &Bits, phase: Phase) -> bool {
-    let Some(port) = identity::port_of_connection(connection.slot, connection.local_port) else {
-        return false;
-    };
+/// 1 if the connection's port never answers. What this connection shows of that is noted: an answer settles it, and so do a few clients
+/// that left content without one while the server lived. `stopping`: not 0 once the server may have been kept from answering. A function of
+/// its own, as [`verdict_of`] is.
+#[inline(never)]
+fn one_way_of(slot: u32, generation: u32, number: u16, bits: u32, stopping: u32) -> u32 {
+    let Some(port) = identity::port_of_connection(SlotRef { slot, generation }, number) else { return 0 };
+    let shown = Closing::from_bits(bits, 0, 0);
     // SAFETY: a live map value. One read and one write, so that of two writers at one moment one is forgotten: one more
     // connection has to tell.
-    let seen = unsafe { port.read_volatile() };
-    let is_answered = bits.read & bits.written_since_read != 0;
-    let is_silent = bits.read & (bits.written_since_read ^ 1) & bits.client_fin != 0;
-    let flags = if is_answered {
-        seen.flags | PORT_ANSWERED
-    } else if is_silent && !matches!(phase, Phase::Stopping) && seen.flags & PORT_SILENT != PORT_SILENT {
-        seen.flags + PORT_SILENT_ONE
+    let flags = unsafe { core::ptr::read_volatile(&raw const (*port).flags) };
+    let is_answered = shown.read && shown.written_since_read;
+    let is_silent = shown.read && !shown.written_since_read && shown.client_fin;
+    let now = if is_answered {
+        flags | PORT_ANSWERED
+    } else if is_silent && stopping == 0 && flags & PORT_SILENT != PORT_SILENT {
+        flags + PORT_SILENT_ONE
     } else {
-        seen.flags
+        flags
     };
-    if flags != seen.flags {
+    if now != flags {
         // SAFETY: as above.
-        unsafe { (*port).flags = flags };
+        unsafe { (*port).flags = now };
     }
-    seen.is_one_way() && !is_answered
+    u32::from(Port { flags, ..Port::default() }.is_one_way() && !is_answered)
 }
 
 /// Bytes received and not read; the client's FIN (0 or 1) has a sequence number of its own until it is read.

@@ -162,16 +162,6 @@ pub(super) fn is_set(number: u64) -> u32 {
     ((number | negated) >> 63) as u32
 }
 
-/// The answer as a number that the compiler does not look into: what follows is there once and not at the end of each way to
-/// an answer, for the verifier looks at a function again for each place that calls it.
-#[inline(always)]
-pub(super) fn joined(answer: bool) -> u64 {
-    let mut number = u64::from(answer);
-    // SAFETY: arithmetic on a register.
-    unsafe { asm!("{0} += 0", inout(reg) number, options(pure, nomem, nostack)) };
-    number
-}
-
 /// 1 if both numbers are the same, else 0; see [`is_set`].
 #[inline(always)]
 pub(super) fn is_same(a: u32, b: u32) -> u32 {

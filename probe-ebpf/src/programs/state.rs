@@ -15,13 +15,22 @@ use probe_ebpf::fields::Field;
 use probe_ebpf::wire::{NONE, Port};
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
-#[inline(always)]
 pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
+    if is_settled(ctx.as_ptr()) == 0 {
+        not_done(ctx);
+    }
+    0
+}
+
+/// 1 if the socket and what is known of its port say all that there is to know.
+#[inline(never)]
+fn is_settled(ctx: *mut c_void) -> u64 {
+    let ctx = BtfTracePointContext::new(ctx);
     let sk: *const u8 = ctx.arg(0);
     let old: i32 = ctx.arg(1);
     let new: i32 = ctx.arg(2);
     if sk.is_null() {
-        return 0;
+        return 1;
     }
     let is_done = match (old, new) {
         (tcp::SYN_RECV, tcp::ESTABLISHED) => bare::established(sk),
@@ -42,17 +51,22 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
         (tcp::CLOSE, tcp::LISTEN) | (tcp::LISTEN | tcp::SYN_SENT, tcp::CLOSE) => false,
         _ => true,
     };
-    if load::joined(is_done) == 0 {
-        not_done(ctx);
-    }
-    0
+    u64::from(is_done)
 }
 
-/// The two below have no room for each other on one stack, and what calls them keeps the context in a register.
-#[inline(never)]
+/// Everything that the socket and what is known of its port did not settle. Each part is a function of its own, called from here alone:
+/// so most connections do not pay for its registers and stack, the verifier looks at it once, and frames of different parts do not add up
+/// (together with what calls them they have 512 bytes; the agent's test `stack` adds them up).
+#[inline(always)]
 fn not_done(ctx: BtfTracePointContext) {
-    if client_side(ctx.as_ptr()) == 0 {
-        at_length(ctx);
+    let old: i32 = ctx.arg(1);
+    if client_side(ctx.as_ptr()) != 0 {
+        return;
+    }
+    match old {
+        tcp::SYN_RECV => opened(ctx.as_ptr()),
+        tcp::CLOSE | tcp::LISTEN | tcp::SYN_SENT => turned(ctx.as_ptr()),
+        _ => left(ctx.as_ptr()),
     }
 }
 
@@ -81,24 +95,45 @@ fn client_side(ctx: *mut c_void) -> u64 {
     1
 }
 
-/// Everything that the socket and what is known of its port did not settle. A function of its own, so that most
-/// connections do not pay for its registers and stack.
-#[inline(never)]
-fn at_length(ctx: BtfTracePointContext) {
+/// The socket of a context; `None` if nothing of it counts.
+#[inline(always)]
+fn counted(ctx: &BtfTracePointContext) -> Option<*const u8> {
     let sk: *const u8 = ctx.arg(0);
-    let old: i32 = ctx.arg(1);
-    let new: i32 = ctx.arg(2);
-    if sk.is_null() || !load::is_counted(sk) {
-        return;
+    if sk.is_null() || !load::is_counted(sk) { None } else { Some(sk) }
+}
+
+/// A connection begins.
+#[inline(never)]
+fn opened(ctx: *mut c_void) {
+    if let Some(sk) = counted(&BtfTracePointContext::new(ctx)) {
+        established(sk);
     }
+}
+
+/// A side of a connection closes, or it is over.
+#[inline(never)]
+fn left(ctx: *mut c_void) {
+    let ctx = BtfTracePointContext::new(ctx);
+    let Some(sk) = counted(&ctx) else { return };
+    let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
     match (old, new) {
-        (tcp::SYN_RECV, tcp::ESTABLISHED) => established(sk),
         (tcp::ESTABLISHED | tcp::CLOSE_WAIT, tcp::FIN_WAIT1 | tcp::LAST_ACK | tcp::CLOSE)
         | (tcp::FIN_WAIT1 | tcp::FIN_WAIT2 | tcp::CLOSING | tcp::LAST_ACK, tcp::CLOSE) => {
             closing::over(&ctx, sk, old, new);
         }
         (tcp::ESTABLISHED, tcp::CLOSE_WAIT) => closing::client_fin(sk),
         (tcp::FIN_WAIT1, tcp::FIN_WAIT2) => closing::delivered(sk),
+        _ => {}
+    }
+}
+
+/// A listener comes or goes, or a connect fails.
+#[inline(never)]
+fn turned(ctx: *mut c_void) {
+    let ctx = BtfTracePointContext::new(ctx);
+    let Some(sk) = counted(&ctx) else { return };
+    let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
+    match (old, new) {
         (tcp::CLOSE, tcp::LISTEN) => listener::listening(sk),
         (tcp::LISTEN, tcp::CLOSE) => listener::unlistened(sk),
         (tcp::SYN_SENT, tcp::CLOSE) => service::failed(sk),
