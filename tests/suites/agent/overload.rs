@@ -86,6 +86,8 @@ fn overflow() -> anyhow::Result<()> {
     let end = of(&site, &closing)?;
     let held = RING_BYTES / RECORD_BYTES;
     ensure!(end.evidence_refused >= total - held, "{} of {total} refused", end.evidence_refused);
+    // The two are read one after the other: an agent that was stopped between them tells the second a moment later.
+    site.until("the ring's own count", || Ok(site.metrics()?.sum(EVENTS_LOST, &[]) > 0.0))?;
     let metrics = site.metrics()?;
     // Whoever else made or removed a cgroup on this machine meanwhile had its record refused too.
     let others = cgroup_changes(&metrics) - cgroup_changes(&before);
