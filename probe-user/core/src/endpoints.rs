@@ -288,9 +288,12 @@ impl Endpoints {
         flags.publish_not_ready || (status.usable() == Use::Fallback && self.in_use(service) == Use::Fallback)
     }
 
-    /// True if the service's proxy has no endpoint to send anything to, and so refuses. A headless one has no proxy.
-    pub(crate) fn is_vacant(&self, service: &Key) -> bool {
-        self.services.get(service).is_some_and(|flags| !flags.headless) && self.in_use(service) == Use::Never
+    /// True if the service's proxy has no endpoint to send anything to, and so refuses. A headless one has no proxy. `status`: of one of its
+    /// pods, which may say already that it has.
+    pub(crate) fn is_vacant(&self, service: &Key, status: Status) -> bool {
+        status.usable() == Use::Never
+            && self.services.get(service).is_some_and(|flags| !flags.headless)
+            && self.in_use(service) == Use::Never
     }
 
     /// Addresses and ports at which clients reach the service.

@@ -97,7 +97,7 @@ fn what_went_unready_long_before_is_no_effect_of_the_deletion() {
 #[test]
 fn a_vacancy_begins_with_the_endpoint_that_was_the_last_and_ends_with_the_next() {
     let mut all = Endpoints::default();
-    assert!(!all.is_vacant(&key("api")), "unknown service");
+    assert!(!all.is_vacant(&key("api"), Status::default()), "unknown service");
     let service = Service {
         key: key("api"),
         addresses: vec![IpAddr::from([10, 96, 0, 1])],
@@ -119,16 +119,19 @@ fn a_vacancy_begins_with_the_endpoint_that_was_the_last_and_ends_with_the_next()
     ] {
         let of = |name, (ready, serving, terminating)| (name, ready, serving, terminating);
         assert!(all.put_slice(slice("api-1", &[of("u", u), of("v", v)]), 9, 9).is_ok());
-        let vacant = all.is_vacant(&key("api"));
+        let vacant = all.is_vacant(&key("api"), Status::default());
         assert_eq!(vacant, at >= 4);
-        first.update(Mono(at), all.status(&key("api"), "u"), vacant);
-        last.update(Mono(at), all.status(&key("api"), "v"), vacant);
+        for (uid, membership) in [("u", &mut first), ("v", &mut last)] {
+            let status = all.status(&key("api"), uid);
+            assert_eq!(all.is_vacant(&key("api"), status), vacant);
+            membership.update(Mono(at), status, vacant);
+        }
     }
     assert_eq!(first.vacancy, None);
     assert_eq!(last.vacancy, Some(Vacancy { from: Mono(4), until: None }));
     assert!(all.put_slice(slice("api-2", &[("w", true, true, false)]), 9, 9).is_ok());
     for at in [6, 7] {
-        last.update(Mono(at), all.status(&key("api"), "v"), all.is_vacant(&key("api")));
+        last.update(Mono(at), all.status(&key("api"), "v"), all.is_vacant(&key("api"), Status::default()));
     }
     assert_eq!(last.vacancy, Some(Vacancy { from: Mono(4), until: Some(Mono(6)) }));
 }

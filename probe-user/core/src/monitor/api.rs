@@ -292,7 +292,7 @@ impl Monitor {
             }
         }
         let status = self.endpoints.status(service, &pod.uid);
-        let vacant = self.endpoints.is_vacant(service);
+        let vacant = self.endpoints.is_vacant(service, status);
         pod.services.entry(service.name.clone()).or_default().update(at, status, vacant);
         let ports = self.endpoints.ports(service, &pod.uid);
         if status.present {

@@ -193,6 +193,19 @@ fn calls() -> Vec<Case> {
     ]
 }
 
+/// A probe that kills its container.
+fn answers_500(what: &'static str, name: &'static str, kind: ProbeType) -> Case {
+    Case {
+        begin: Begin::AtOnce,
+        results: &["failure"],
+        says: "statuscode: 500",
+        up: false,
+        down: true,
+        kills: true,
+        ..case(what, name, kind, with(http("/status?code=500"), &[("periodSeconds", 5)]))
+    }
+}
+
 /// Liveness and startup.
 fn restarting() -> Vec<Case> {
     let (liveness, startup) = (ProbeType::Liveness, ProbeType::Startup);
@@ -209,34 +222,8 @@ fn restarting() -> Vec<Case> {
                 with(http("/readyz"), &[("failureThreshold", 60)]),
             )
         },
-        Case {
-            begin: Begin::AtOnce,
-            results: &["failure"],
-            says: "statuscode: 500",
-            up: false,
-            down: true,
-            kills: true,
-            ..case(
-                "liveness HTTP 500: restarted",
-                "live-500",
-                liveness,
-                with(http("/status?code=500"), &[("periodSeconds", 5)]),
-            )
-        },
-        Case {
-            begin: Begin::AtOnce,
-            results: &["failure"],
-            says: "statuscode: 500",
-            up: false,
-            down: true,
-            kills: true,
-            ..case(
-                "startup HTTP 500: restarted",
-                "startup-500",
-                startup,
-                with(http("/status?code=500"), &[("periodSeconds", 5)]),
-            )
-        },
+        answers_500("liveness HTTP 500: restarted", "live-500", liveness),
+        answers_500("startup HTTP 500: restarted", "startup-500", startup),
         Case {
             begin: Begin::AtOnce,
             results: &["success", "failure"],
