@@ -72,6 +72,8 @@ fields! {
     ErrorSoft = "sock" "sk_err_soft";
     /// Messages about errors that nobody took yet.
     ErrorQueue = "sock" "sk_error_queue.qlen";
+    /// The newest of them.
+    ErrorQueueLast = "sock" "sk_error_queue.prev";
     /// Segments received; not those of ICMP.
     SegmentsIn = "tcp_sock" "segs_in";
     /// Packets that a socket dropped; of a listener: SYNs and last ACKs of handshakes beyond its accept queue.
@@ -138,6 +140,10 @@ fields! {
     SkbProtocol = "sk_buff" "protocol";
     /// When it was sent, for packets of this machine's own TCP (CLOCK_MONOTONIC); else anything.
     SkbTime = "sk_buff" "tstamp";
+    /// Room for whoever holds it; a message about an error keeps itself there.
+    SkbControl = "sk_buff" "cb";
+    /// Error number of a message about an error.
+    QueuedErrno = "sock_exterr_skb" "ee.ee_errno";
     /// Its device.
     SkbDevice = "sk_buff" "dev";
     /// The device's namespace.

@@ -7,7 +7,7 @@ use super::{account, identity, maps};
 use probe_ebpf::fields::Field;
 use probe_ebpf::wire::ServiceKey;
 
-/// ECONNREFUSED.
+/// ECONNREFUSED; a network that does not lead there has other numbers (EHOSTUNREACH).
 const REFUSED: i32 = 111;
 
 /// The socket was told. A message that meets it in its own connect() is a soft error, which a client that polls takes out (SO_ERROR) before
@@ -16,7 +16,14 @@ const REFUSED: i32 = 111;
 fn is_refused(sk: *const u8) -> bool {
     direct::<i32>(sk, Field::Error) == REFUSED
         || direct::<i32>(sk, Field::ErrorSoft) == REFUSED
-        || direct::<u32>(sk, Field::ErrorQueue) != 0
+        || (direct::<u32>(sk, Field::ErrorQueue) != 0 && newest_message(sk) == Some(REFUSED))
+}
+
+/// Error number of the newest message in the queue, which is not empty.
+#[inline(always)]
+fn newest_message(sk: *const u8) -> Option<i32> {
+    let message: *const u8 = direct(sk, Field::ErrorQueueLast);
+    load::probe(load::member(message, Field::SkbControl), Field::QueuedErrno)
 }
 
 /// SYN_SENT -> CLOSE, in whatever network namespace. A pod that is still in the proxy's rules refuses by a segment, which its own

@@ -19,12 +19,12 @@ pub(super) struct Program {
 
 use Field::{
     AckBacklog, BytesAcked, BytesReceived, CgroupKn, CgroupRoot, CgroupSelf, Cgroups, ChildReaper, CopiedSeq,
-    CssCgroup, CssParent, DeviceIndex, DeviceNet, Drops, Error, ErrorQueue, ErrorSoft, ExitCode, Family,
-    Flags, GroupExitCode, GroupLeader, HalfOpen, HierarchyId, KnId, LastReceived, LastSent, Live, LocalPort,
-    LocalV4, LocalV6, MaxAckBacklog, Net, NetCookie, PeerPort, PeerV4, PeerV6, PidLevel, PidNumbers,
-    Protocol, RcvNxt, RealParent, SegmentsIn, SignalCode, SkbDevice, SkbHead, SkbNetwork, SkbProtocol,
-    SkbTime, SndNxt, SndUna, Socket, SocketCgroup, SocketCookie, SocketStorage, SourcePort, State,
-    TaskSignal, Tgid, ThreadPid, UpidNamespace, UpidNumber, WriteSeq,
+    CssCgroup, CssParent, DeviceIndex, DeviceNet, Drops, Error, ErrorQueue, ErrorQueueLast, ErrorSoft,
+    ExitCode, Family, Flags, GroupExitCode, GroupLeader, HalfOpen, HierarchyId, KnId, LastReceived, LastSent,
+    Live, LocalPort, LocalV4, LocalV6, MaxAckBacklog, Net, NetCookie, PeerPort, PeerV4, PeerV6, PidLevel,
+    PidNumbers, Protocol, QueuedErrno, RcvNxt, RealParent, SegmentsIn, SignalCode, SkbControl, SkbDevice,
+    SkbHead, SkbNetwork, SkbProtocol, SkbTime, SndNxt, SndUna, Socket, SocketCgroup, SocketCookie,
+    SocketStorage, SourcePort, State, TaskSignal, Tgid, ThreadPid, UpidNamespace, UpidNumber, WriteSeq,
 };
 
 /// Every program, in the order in which they are attached: what a later one relies on comes first.
@@ -64,6 +64,9 @@ pub(super) const PROGRAMS: &[Program] = &[
             HalfOpen,
             ErrorSoft,
             ErrorQueue,
+            ErrorQueueLast,
+            SkbControl,
+            QueuedErrno,
             SegmentsIn,
             Drops,
             AckBacklog,

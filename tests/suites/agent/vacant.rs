@@ -69,6 +69,10 @@ fn vacant() -> anyhow::Result<()> {
         ensure!(refused == ErrorKind::ConnectionRefused, "{target}: {refused}");
         at_proxy += ROUND + 1;
     }
+    // Who is told of a network that does not lead there was not refused.
+    for target in targets {
+        unreachable(&site, target)?;
+    }
     let by_pod = [by_pod, late].concat();
     ensure!(failures(&by_pod) == 2 * ROUND, "{by_pod:#?}");
 
@@ -88,6 +92,25 @@ fn vacant() -> anyhow::Result<()> {
     ensure!(differences.is_empty(), "the replay says otherwise: {}", differences.join("\n"));
     drop(agent);
     world.shutdown()
+}
+
+/// A connect to the Service that ends in an ICMP message of another kind.
+fn unreachable(site: &Site, target: SocketAddr) -> anyhow::Result<()> {
+    let family = if target.is_ipv4() { "ip" } else { "ip6" };
+    let (address, port) = (target.ip(), target.port());
+    let rules = format!(
+        "table inet no-way {{ chain output {{ type filter hook output priority -300; \
+         {family} daddr {address} tcp dport {port} reject with icmpx type host-unreachable; }}; }}"
+    );
+    ensure!(site.world.node_command("nft").arg(rules).status()?.success(), "nft takes the rules");
+    let end = site.world.node().network().inside(|| TcpStream::connect_timeout(&target, SOON))?;
+    let kind = end.err().context("somebody served")?.kind();
+    ensure!(kind == ErrorKind::HostUnreachable, "{target}: {kind}");
+    ensure!(
+        site.world.node_command("nft").arg("delete table inet no-way").status()?.success(),
+        "nft forgets the rules"
+    );
+    Ok(())
 }
 
 /// Connects at once, none of which is served.
