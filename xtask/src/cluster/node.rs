@@ -51,9 +51,12 @@ cd "$state/settings"
 for file in */* */*/*; do [ ! -f "$file" ] || mount --bind "$file" "/proc/sys/$file"; done
 cd /
 ip link set lo up
-# Its own address, and a route by which connections to Services leave before they are rewritten.
 ip address add "$address/32" dev lo
-ip route add 10.96.0.0/16 dev lo src "$address"
+# A route by which connections to Services leave before they are rewritten. A bridge without ports, as the way out that real nodes have: by lo the kernel takes
+# a Service's address for its own and cannot send what kube-proxy's rules refuse.
+ip link add services type bridge
+ip link set services arp off up
+ip route add 10.96.0.0/16 dev services src "$address"
 echo 1 >/proc/sys/net/ipv4/ip_forward
 echo "$pid" >"$state/node.pid.new"
 mv "$state/node.pid.new" "$state/node.pid"

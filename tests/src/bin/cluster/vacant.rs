@@ -16,7 +16,7 @@ use crate::{kubectl, release};
 
 /// Connects at once; the kernel tells one address six times in a burst that it is refused.
 const CONNECTS: usize = 4;
-/// A client is told when it repeats its SYN: the first answer meets a socket that is in use by its own connect().
+/// A client is told at once, or when it repeats its SYN: the first answer may meet a socket that is in use by its own connect().
 const PATIENT: Duration = Duration::from_secs(8);
 
 /// The Deployment is scaled to nothing.
