@@ -82,6 +82,8 @@ fields! {
     AckBacklog = "sock" "sk_ack_backlog";
     /// How many that takes; it is full with one more.
     MaxAckBacklog = "sock" "sk_max_ack_backlog";
+    /// How often its oldest segment was repeated.
+    Retransmits = "inet_connection_sock" "icsk_retransmits";
     /// Half-open requests of a listener.
     HalfOpen = "inet_connection_sock" "icsk_accept_queue.qlen";
     /// Thread group.

@@ -11,11 +11,16 @@ use probe_ebpf::wire::ServiceKey;
 const REFUSED: i32 = 111;
 
 /// The socket was told. A message that meets it in its own connect() is a soft error, which a client that polls takes out (SO_ERROR) before
-/// it closes; then it is still in the queue of errors (IPv4).
+/// it closes; then it is still in the queue of errors (IPv4). Once the SYN was repeated a soft error is of the past: a refusal then meets no
+/// connect() and ends it.
 #[inline(always)]
-fn is_refused(sk: *const u8) -> bool {
-    direct::<i32>(sk, Field::Error) == REFUSED
-        || direct::<i32>(sk, Field::ErrorSoft) == REFUSED
+fn is_refused(sk: *const u8, tp: *const u8) -> bool {
+    direct::<i32>(sk, Field::Error) == REFUSED || (direct::<u8>(tp, Field::Retransmits) == 0 && has_soft(sk))
+}
+
+#[inline(always)]
+fn has_soft(sk: *const u8) -> bool {
+    direct::<i32>(sk, Field::ErrorSoft) == REFUSED
         || (direct::<u32>(sk, Field::ErrorQueue) != 0 && newest_message(sk) == Some(REFUSED))
 }
 
@@ -30,11 +35,8 @@ fn newest_message(sk: *const u8) -> Option<i32> {
 /// side counts; an ICMP message is none (tcp_v4_err, tcp_v6_err).
 #[inline(always)]
 pub(super) fn failed(sk: *const u8) {
-    if !is_refused(sk) {
-        return;
-    }
     let tp = load::tcp_sock(sk);
-    if tp.is_null() || direct::<u32>(tp, Field::SegmentsIn) != 0 {
+    if tp.is_null() || !is_refused(sk, tp) || direct::<u32>(tp, Field::SegmentsIn) != 0 {
         return;
     }
     let port = u32::from(u16::from_be(direct(sk, Field::PeerPort)));

@@ -22,8 +22,8 @@ use Field::{
     CssCgroup, CssParent, DeviceIndex, DeviceNet, Drops, Error, ErrorQueue, ErrorQueueLast, ErrorSoft,
     ExitCode, Family, Flags, GroupExitCode, GroupLeader, HalfOpen, HierarchyId, KnId, LastReceived, LastSent,
     Live, LocalPort, LocalV4, LocalV6, MaxAckBacklog, Net, NetCookie, PeerPort, PeerV4, PeerV6, PidLevel,
-    PidNumbers, Protocol, QueuedErrno, RcvNxt, RealParent, SegmentsIn, SignalCode, SkbControl, SkbDevice,
-    SkbHead, SkbNetwork, SkbProtocol, SkbTime, SndNxt, SndUna, Socket, SocketCgroup, SocketCookie,
+    PidNumbers, Protocol, QueuedErrno, RcvNxt, RealParent, Retransmits, SegmentsIn, SignalCode, SkbControl,
+    SkbDevice, SkbHead, SkbNetwork, SkbProtocol, SkbTime, SndNxt, SndUna, Socket, SocketCgroup, SocketCookie,
     SocketStorage, SourcePort, State, TaskSignal, Tgid, ThreadPid, UpidNamespace, UpidNumber, WriteSeq,
 };
 
@@ -67,6 +67,7 @@ pub(super) const PROGRAMS: &[Program] = &[
             ErrorQueueLast,
             SkbControl,
             QueuedErrno,
+            Retransmits,
             SegmentsIn,
             Drops,
             AckBacklog,

@@ -2,10 +2,15 @@
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use libtest_mimic::Trial;
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::SendTimeout;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket};
+use nix::sys::time::{TimeVal, TimeValLike as _};
 use serde_json::json;
 use world::PodTemplate;
 use world::agent::{Recording, Words};
@@ -72,6 +77,7 @@ fn vacant() -> anyhow::Result<()> {
     // Who is told of a network that does not lead there was not refused.
     for target in targets {
         unreachable(&site, target)?;
+        at_proxy += usize::from(refused_then_silent(&site, target)?);
     }
     let by_pod = [by_pod, late].concat();
     ensure!(failures(&by_pod) == 2 * ROUND, "{by_pod:#?}");
@@ -96,21 +102,52 @@ fn vacant() -> anyhow::Result<()> {
 
 /// A connect to the Service that ends in an ICMP message of another kind.
 fn unreachable(site: &Site, target: SocketAddr) -> anyhow::Result<()> {
-    let family = if target.is_ipv4() { "ip" } else { "ip6" };
-    let (address, port) = (target.ip(), target.port());
-    let rules = format!(
-        "table inet no-way {{ chain output {{ type filter hook output priority -300; \
-         {family} daddr {address} tcp dport {port} reject with icmpx type host-unreachable; }}; }}"
-    );
-    ensure!(site.world.node_command("nft").arg(rules).status()?.success(), "nft takes the rules");
-    let end = site.world.node().network().inside(|| TcpStream::connect_timeout(&target, SOON))?;
+    let end = in_the_way(site, target, &["reject with icmpx type host-unreachable"], || {
+        TcpStream::connect_timeout(&target, SOON)
+    })?;
     let kind = end.err().context("somebody served")?.kind();
     ensure!(kind == ErrorKind::HostUnreachable, "{target}: {kind}");
-    ensure!(
-        site.world.node_command("nft").arg("delete table inet no-way").status()?.success(),
-        "nft forgets the rules"
-    );
     Ok(())
+}
+
+/// A blocking connect whose first SYN is refused while it is being sent, and whose repetitions nobody answers: true if its client was told of the
+/// refusal all the same (the message came so late that it met no connect()).
+fn refused_then_silent(site: &Site, target: SocketAddr) -> anyhow::Result<bool> {
+    let end = in_the_way(site, target, &["limit rate 1/minute burst 1 packets reject", "drop"], || {
+        let family = if target.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        setsockopt(&socket, SendTimeout, &TimeVal::milliseconds(1500))?;
+        connect(socket.as_raw_fd(), &SockaddrStorage::from(target))
+    })?;
+    match end {
+        Err(Errno::EINPROGRESS) => Ok(false),
+        Err(Errno::ECONNREFUSED) => Ok(true),
+        other => bail!("{target}: {other:?}"),
+    }
+}
+
+/// What becomes of this on the node while its own packets to the Service meet these statements first.
+fn in_the_way<T: Send>(
+    site: &Site,
+    target: SocketAddr,
+    statements: &[&str],
+    connect: impl FnOnce() -> T + Send,
+) -> anyhow::Result<T> {
+    let nft = |text: &str| -> anyhow::Result<()> {
+        let status = site.world.node_command("nft").arg(text).status()?;
+        ensure!(status.success(), "nft {text}: {status}");
+        Ok(())
+    };
+    let family = if target.is_ipv4() { "ip" } else { "ip6" };
+    let (address, port) = (target.ip(), target.port());
+    let rule = |statement: &&str| format!("{family} daddr {address} tcp dport {port} {statement}; ");
+    let rules: String = statements.iter().map(rule).collect();
+    nft(&format!(
+        "table inet in-the-way {{ chain output {{ type filter hook output priority -300; {rules}}}; }}"
+    ))?;
+    let end = site.world.node().network().inside(connect)?;
+    nft("delete table inet in-the-way")?;
+    Ok(end)
 }
 
 /// Connects at once, none of which is served.
