@@ -3,7 +3,7 @@
 //! Clients never retry. Who else is at work on the Service is known by its ports and left out of the join.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
@@ -38,6 +38,9 @@ pub(crate) const OWN_PORTS: std::ops::RangeInclusive<u16> = 10_000..=29_999;
 pub(crate) const ENDS: &str = "/api/v1/terminations?limit=1000";
 /// The bound on the agent's settling: it waits for 10 s of quiet by itself, and gives up after 120 s.
 pub(crate) const SETTLING: Duration = Duration::from_secs(150);
+
+/// The bound on a connect that is to show whether anybody answers.
+const CONNECT: Duration = Duration::from_secs(1);
 
 /// How a Service is reached.
 pub(crate) struct Target {
@@ -85,6 +88,7 @@ pub(crate) fn under_load(
     counted: Counted,
     replace: impl FnOnce(&mut Load) -> anyhow::Result<Vec<PodRef>>,
 ) -> anyhow::Result<Outcome> {
+    wait_answered(target)?;
     let tracking = Listener::start(target)?;
     let ports = format!("{CLIENTS} --path {PATH} --ports {}-{}", OWN_PORTS.start(), OWN_PORTS.end());
     let mut load = Load::start_by(Command::new(&site.load), &site.state.join("logs"), target, &ports)?;
@@ -105,6 +109,13 @@ pub(crate) fn under_load(
         save(site, &tally.attempts, &clients, &[said])?;
     }
     Ok(Outcome { tally, verdict, terminations, foreign })
+}
+
+/// Until kube-proxy's rules lead there: they come later than the endpoints are ready, and before them it refuses.
+pub(crate) fn wait_answered(target: SocketAddr) -> anyhow::Result<()> {
+    kubectl::wait(&format!("{target} answers"), PATIENCE, || {
+        Ok(TcpStream::connect_timeout(&target, CONNECT).ok().map(drop))
+    })
 }
 
 /// Keeps what the clients and each agent said of a run that is wrong: the cluster's own logs go with it.

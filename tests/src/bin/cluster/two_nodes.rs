@@ -57,6 +57,8 @@ fn replace(load: &mut Load) -> anyhow::Result<Vec<(PodRef, String)>> {
 fn update(site: &Site, second: &Node, is_slow: bool) -> anyhow::Result<String> {
     let target = rollout::service(WEB)?.cluster_ip;
     let logs = site.state.join("logs");
+    rollout::wait_answered(target)?;
+    second.inside(|| rollout::wait_answered(target))?;
     let here = Listener::start(target)?;
     let there = second.inside(|| Listener::start(target))?;
     let arguments = |first: u16, last: u16| format!("{CLIENTS} --path {PATH} --ports {first}-{last}");
