@@ -12,7 +12,7 @@ pub struct MirrorArgs {
     /// `drainscope.io/probes: mirror` or `off` comes before it
     #[arg(long, env = "DRAINSCOPE_PROBES", value_name = "MODE", default_value = "off")]
     pub probes: ProbesMode,
-    /// Most mirrored probes that run at a time; what this delays is counted in /status
+    /// Most mirrored probes that run at a time, at most half of them commands; what this delays is counted in /status
     #[arg(long, env = "DRAINSCOPE_PROBES_CONCURRENCY", value_name = "N", default_value_t = 64)]
     pub probes_concurrency: usize,
     /// Most mirrored probes that begin in a second
