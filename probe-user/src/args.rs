@@ -69,6 +69,7 @@ Examples:
   drainscope agent --node-name node-1 --kubeconfig /etc/kubernetes/admin.conf
 
   # Run the pods' own probes from here too, each at least every two seconds
+  # (commands, too, with --probes-exec: it takes the container runtime's socket, and with it everything that root can do on the node)
   drainscope agent --node-name node-1 --probes mirror --probes-period 2s
   curl -s http://127.0.0.1:10291/api/v1/probes
 

@@ -2,11 +2,12 @@
 //! given; opens nothing.
 
 use crate::args::{AgentArgs, LogLevel, MirrorArgs, ProbesMode};
+use crate::probe::command::socket_path;
 use jiff::SignedDuration;
 use probe_core::probes::manager::{Settings, WORKERS_MAX};
 use probe_core::probes::pace::Caps;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -114,6 +115,8 @@ pub struct Config {
     pub probes: bool,
     /// How mirrored probes run.
     pub mirror: Settings,
+    /// The container runtime's socket, if mirrored probes may be commands.
+    pub cri_socket: Option<PathBuf>,
     /// Kernel programs log too.
     pub kernel_log: bool,
 }
@@ -158,6 +161,7 @@ impl Config {
             conntrack: args.conntrack,
             probes: args.mirror.probes == ProbesMode::Mirror,
             mirror: mirror(&args.mirror)?,
+            cri_socket: args.mirror.probes_exec.then(|| cri_socket(&args.mirror.cri_socket)).transpose()?,
             kernel_log: args.log.log_level >= LogLevel::Debug,
         })
     }
@@ -170,8 +174,13 @@ fn mirror(args: &MirrorArgs) -> Result<Settings, ConfigError> {
     Ok(Settings {
         caps: Caps { concurrency, per_second: args.probes_rate },
         period_max_seconds: args.probes_period.map(period_seconds).transpose()?,
-        exec: false,
+        exec: args.probes_exec,
     })
+}
+
+fn cri_socket(typed: &Path) -> Result<PathBuf, ConfigError> {
+    let path = socket_path(typed);
+    if path.is_absolute() { Ok(path) } else { Err(ConfigError::RelativePath { flag: "--cri-socket", path }) }
 }
 
 /// A probe's period is a whole number of seconds.
@@ -284,6 +293,22 @@ mod tests {
         assert_eq!(default.mirror, Settings { caps, period_max_seconds: None, exec: false });
         assert!(!default.probes && !of(&["--probes", "off"]).probes && of(&["--probes", "mirror"]).probes);
         assert_eq!(of(&["--probes-period", "1m"]).mirror.period_max_seconds, Some(60));
+    }
+
+    #[test]
+    fn commands_are_run_by_a_runtime_that_was_asked_for() {
+        let of = |flags: &[&str]| {
+            let config = config(&[&["--node-name", "n"], flags].concat(), None)?;
+            assert_eq!(config.mirror.exec, config.cri_socket.is_some(), "{flags:?}");
+            Ok::<_, ConfigError>(config.cri_socket)
+        };
+        let socket = |path: &str| Ok(Some(PathBuf::from(path)));
+        assert_eq!(of(&["--probes", "mirror"]), Ok(None));
+        assert_eq!(of(&["--cri-socket", "/run/x.sock"]), Ok(None));
+        assert_eq!(of(&["--probes-exec"]), socket("/run/containerd/containerd.sock"));
+        assert_eq!(of(&["--probes-exec", "--cri-socket", "unix:///run/x.sock"]), socket("/run/x.sock"));
+        let error = of(&["--probes-exec", "--cri-socket", "x.sock"]).expect_err("relative");
+        assert_eq!(error.to_string(), "--cri-socket x.sock must be an absolute path");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Request;
 use kube::core::params::ListParams;
 use kube::{Client, Config};
-use probe_core::explain::{Activity, Explanation, explain};
+use probe_core::explain::{Activity, Explanation, Outlook, explain};
 use probe_core::rules::endpoint::EndpointSlice;
 use probe_core::rules::object::{Pod, Service};
 use probe_core::wallclock::Timestamp;
@@ -171,11 +171,9 @@ fn text(told: &Explanation) -> String {
             Activity::Waits => "waits",
             Activity::Ended => "ended",
         };
-        let next = probe.next.map_or_else(String::new, |next| {
-            format!("; next from {next} on, within {} s of it", probe.period_seconds)
-        });
+        let outlook = probe.outlook.map_or_else(String::new, |outlook| coming(&outlook, told.at));
         let (container, kind) = (&probe.container, probe.kind.lowercase());
-        line("probe", &format!("{container} {kind} {}: {state}: {}{next}", probe.handler, probe.why));
+        line("probe", &format!("{container} {kind} {}: {state}: {}{outlook}", probe.handler, probe.why));
     }
     for reach in &told.services {
         let word = if reach.traffic { "yes" } else { "no" };
@@ -186,6 +184,24 @@ fn text(told: &Explanation) -> String {
     }
     for difference in &told.differences {
         line("differs", difference);
+    }
+    text
+}
+
+/// When a probe runs next and what may come of it, in seconds from now.
+fn coming(outlook: &Outlook, now: Timestamp) -> String {
+    const NS: i64 = 1_000_000_000;
+    let by = |moment: Timestamp| moment.0.saturating_sub(now.0).max(0).saturating_add(NS - 1) / NS;
+    let between = |from: Timestamp, to: Timestamp| match from.0.saturating_sub(now.0).max(0) / NS {
+        0 => format!("in at most {} s", by(to)),
+        from => format!("in {from} s to {} s", by(to)),
+    };
+    let mut text = format!("; next {}", between(outlook.next_from, outlook.next_by));
+    if let Some(passes_by) = outlook.passes_by {
+        text.push_str(&format!("; passes in at most {} s if all succeed from now on", by(passes_by)));
+    }
+    if let Some(fails) = outlook.fails {
+        text.push_str(&format!("; fails {} if all fail", between(fails.from, fails.by)));
     }
     text
 }

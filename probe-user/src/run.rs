@@ -231,7 +231,7 @@ pub async fn start(
     }
     let pods = known.pods.iter().map(|(uid, key)| (key.clone(), uid.clone()));
     let mirror = mirror(config);
-    sources.spawn(Runner::new(mirror.clone(), KUBE_PROBE).run());
+    sources.spawn(Runner::new(mirror.clone(), KUBE_PROBE).with_runtime(config.cri_socket.as_deref()).run());
     let probed = Source::new(mirror.clone(), config.probes);
     sources.spawn(
         Watch::pods(shared.clone(), &config.node_name, wanted).remembering(pods).probing(probed).run(),

@@ -52,8 +52,8 @@ fn the_answer_comes_first_and_then_why() {
 NOT READY  shop/api  ContainersNotReady
 why      containers with unready status: [c]
 why      c: its startup probe (httpGet) has not passed (every 5 s, timeout 1 s; 1 to pass, 3 to fail)
-probe    c startup httpGet: runs: every 5 s, timeout 1 s; 1 to pass, 3 to fail
-probe    c liveness tcpSocket: gated: it waits for the startup probe
+probe    c startup httpGet: runs: every 5 s, timeout 1 s; 1 to pass, 3 to fail; next in at most 5 s; passes in at most 6 s if all succeed from now on; fails in at most 16 s if all fail
+probe    c liveness tcpSocket: gated: it waits for the startup probe, and runs within 10 s of that
 traffic  api: yes, its endpoint is ready
 differs  service api: a slice says ready=true serving=true terminating=false, the rules give ready=false serving=false terminating=false
 ";
@@ -67,7 +67,11 @@ fn programs_are_told_the_same() {
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(said["ready"], false);
     assert_eq!(said["reason"], "ContainersNotReady");
-    assert_eq!(said["probes"][1]["state"], "gated");
+    let (startup, liveness) = (&said["probes"][0], &said["probes"][1]);
+    assert_eq!((&startup["next_from"], &startup["fails"]["from"]), (&said["at"], &said["at"]));
+    assert!(startup["next_by"].as_str() > said["at"].as_str(), "{startup}");
+    assert!(startup["passes_by"].as_str() < startup["fails"]["by"].as_str(), "{startup}");
+    assert_eq!((&liveness["state"], liveness.get("next_by")), (&"gated".into(), None));
     assert_eq!(said["services"][0]["traffic"], true);
     assert_eq!(said["differences"].as_array().map(Vec::len), Some(1));
 }

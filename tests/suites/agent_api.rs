@@ -19,6 +19,8 @@ mod faults;
 mod garbage;
 #[path = "agent_api/mirror.rs"]
 mod mirror;
+#[path = "agent_api/mirror_exec.rs"]
+mod mirror_exec;
 #[path = "agent_api/recorded.rs"]
 mod recorded;
 #[path = "agent_api/watches.rs"]

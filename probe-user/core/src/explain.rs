@@ -3,6 +3,8 @@
 //! What the API says is compared with what the rules make of the same objects; where they differ, somebody is late or writes what he should
 //! not. Not here: what a probe saw (the API does not tell), and the pod's end.
 
+mod outlook;
+
 use crate::probes::ProbeType;
 use crate::probes::spec::{Handler, Probe};
 use crate::probes::worker::{Gate, gate};
@@ -12,6 +14,7 @@ use crate::rules::proxy::{Use, in_use};
 use crate::rules::readiness::{containers_ready, ready};
 use crate::rules::slices::SERVICE_NAME;
 use crate::wallclock::Timestamp;
+pub use outlook::{Between, Outlook};
 use serde::Serialize;
 
 /// All that is to be said of a pod.
@@ -23,6 +26,8 @@ pub struct Explanation {
     pub name: String,
     /// Uid.
     pub uid: String,
+    /// As of then.
+    pub at: Timestamp,
     /// `Ready` as the rules give it.
     pub ready: bool,
     /// Why not.
@@ -82,9 +87,9 @@ pub struct ProbeState {
     pub state: Activity,
     /// In words.
     pub why: String,
-    /// When it runs next, where that is known to be in the future; at most a period later.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub next: Option<Timestamp>,
+    /// When it runs next and what may come of it, unless something else is to happen first.
+    #[serde(flatten)]
+    pub outlook: Option<Outlook>,
     /// Its period.
     pub period_seconds: i32,
 }
@@ -118,6 +123,7 @@ pub fn explain(pod: &Pod, services: &[Service], slices: &[EndpointSlice], now: T
         namespace: pod.metadata.namespace.clone(),
         name: pod.metadata.name.clone(),
         uid: pod.metadata.uid.clone(),
+        at: now,
         ready: derived.status == "True",
         reason: derived.reason,
         message: derived.message,
@@ -205,14 +211,14 @@ fn probes_of(pod: &Pod, container: &Container, now: Timestamp) -> Vec<ProbeState
     let there = probes.into_iter().filter_map(|(kind, probe)| Some((kind, probe.as_ref()?)));
     there
         .map(|(kind, probe)| {
-            let (state, why, next) = activity(pod, container, kind, probe, now);
+            let (state, why, outlook) = activity(pod, container, kind, probe, now);
             ProbeState {
                 container: container.name.clone(),
                 kind,
                 handler: probe.handler().map_or("no handler", Handler::name),
                 state,
                 why,
-                next,
+                outlook,
                 period_seconds: probe.period_seconds,
             }
         })
@@ -225,33 +231,49 @@ fn activity(
     kind: ProbeType,
     probe: &Probe,
     now: Timestamp,
-) -> (Activity, String, Option<Timestamp>) {
+) -> (Activity, String, Option<Outlook>) {
     let said = |activity, why: &str| (activity, why.to_owned(), None);
     if pod.status.phase.is_terminal() {
         return said(Activity::Ended, "the pod has finished");
     }
     let status = status_of(pod, &container.name);
-    let running = status.and_then(|status| status.state.running.as_ref());
-    let Some(since) = running.and_then(|running| running.since()) else {
+    let running = status.and_then(|status| Some((status, status.state.running.as_ref()?.since()?)));
+    let Some((status, since)) = running else {
         return said(Activity::Waits, "its container does not run");
     };
     let is_ended = pod.metadata.deletion_timestamp.is_some() && kind.stops_with_pod(container.is_sidecar());
-    let started = status.is_some_and(|status| status.started == Some(true));
+    let started = status.started == Some(true);
+    let outlook = Some(outlook::outlook(kind, probe, status, since, now));
     match gate(kind, is_ended, since, started, probe.initial_delay_seconds, now) {
         Gate::Ended => said(Activity::Ended, "the pod is being deleted"),
         Gate::Passed => said(Activity::Passed, "it has passed; it runs again with the next container"),
-        Gate::BehindStartup => said(Activity::Gated, "it waits for the startup probe"),
-        Gate::Delayed { until } => {
+        Gate::Delayed { .. } if started || kind == ProbeType::Startup => {
             let why = format!("initialDelaySeconds {} are not over", probe.initial_delay_seconds);
-            (Activity::Delayed, why, Some(until))
+            (Activity::Delayed, why, outlook)
+        }
+        // The delay comes first, but its end may not be what it waits for.
+        Gate::Delayed { .. } | Gate::BehindStartup => {
+            said(Activity::Gated, &gated(container, probe, since, now))
         }
         Gate::Due => {
             let (period, timeout) = (probe.period_seconds, probe.timeout_seconds);
             let (pass, fail) = (probe.success_threshold, probe.failure_threshold);
             let why = format!("every {period} s, timeout {timeout} s; {pass} to pass, {fail} to fail");
-            (Activity::Runs, why, None)
+            (Activity::Runs, why, outlook)
         }
     }
+}
+
+/// What a probe waits for whose container has not started, and what follows.
+fn gated(container: &Container, probe: &Probe, since: Timestamp, now: Timestamp) -> String {
+    let first = match container.startup_probe {
+        Some(_) => "it waits for the startup probe",
+        None => "it waits for the kubelet to say that its container has started",
+    };
+    let delay_ns = i64::from(probe.initial_delay_seconds) * 1_000_000_000;
+    let until = Timestamp(since.0.saturating_add(delay_ns));
+    let delay = if until > now { format!(", not before {until}") } else { String::new() };
+    format!("{first}, and runs within {} s of that{delay}", probe.period_seconds)
 }
 
 /// The pod in one Service, and where its slices differ from the rules.

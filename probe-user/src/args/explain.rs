@@ -13,6 +13,8 @@ Examples:
   kubectl get pod,service,endpointslice -n shop -o yaml > shop.yaml
   drainscope explain pod api-x2 -f shop.yaml
 
+When a probe runs next and when it passes or fails are bounds: the API shows neither the kubelet's ticks nor how many equal results it has counted.
+They hold while the kubelet runs, and for a command while the container runtime keeps to its timeout; with --file, while the file is fresh.
 A line `differs` is where the API's state is not what the rules make of it: somebody is late, or something else writes there.
 Exit status: 0 explained, 2 no such pod, no API or no such file.";
 

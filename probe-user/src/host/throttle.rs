@@ -202,8 +202,18 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
+    /// A file that goes with this.
+    struct Gone(PathBuf);
+
+    impl Drop for Gone {
+        fn drop(&mut self) {
+            // What is left of a temporary file disturbs nobody.
+            drop(fs::remove_file(&self.0));
+        }
+    }
+
     /// A container whose file says this (milliseconds, periods, throttled ones, throttled milliseconds), sampled at those moments.
-    fn sampled(name: &str, rows: &[(u64, u64, u64, u64)]) -> Throttle {
+    fn sampled(name: &str, rows: &[(u64, u64, u64, u64)]) -> (Throttle, Gone) {
         let file = std::env::temp_dir().join(format!("drainscope-throttle-{name}-{}", std::process::id()));
         let watched = Watched { cgroup: 9, file: file.clone(), next: Mono(0), samples: VecDeque::new() };
         let hierarchy = Hierarchy::V2 { mount: PathBuf::from("/nowhere"), subtree: String::new() };
@@ -214,7 +224,7 @@ mod tests {
             fs::write(&file, text).expect("a file");
             throttle.sample(&[(4, 9)], || Mono(at * MS));
         }
-        throttle
+        (throttle, Gone(file))
     }
 
     fn since(throttle: &mut Throttle, begun: u64, now: u64) -> Option<u64> {
@@ -224,7 +234,7 @@ mod tests {
     #[test]
     fn what_is_counted_is_taken_from_the_last_sample_before_the_beginning() {
         let rows = [(100, 1, 0, 10), (350, 3, 0, 10), (600, 6, 1, 10), (850, 8, 2, 30), (1100, 11, 3, 70)];
-        let mut throttle = sampled("counted", &rows);
+        let (mut throttle, _file) = sampled("counted", &rows);
         assert_eq!(since(&mut throttle, 100, 1200), Some(60));
         assert_eq!(since(&mut throttle, 700, 1200), Some(60));
         assert_eq!(since(&mut throttle, 900, 1200), Some(40));
@@ -237,10 +247,11 @@ mod tests {
 
     #[test]
     fn one_that_goes_on_lasts_since_the_sum_stood_still() {
-        let mut throttle = sampled("on", &[(0, 1, 1, 10), (250, 2, 2, 50), (500, 3, 3, 50), (750, 4, 4, 50)]);
+        let (mut throttle, _file) =
+            sampled("on", &[(0, 1, 1, 10), (250, 2, 2, 50), (500, 3, 3, 50), (750, 4, 4, 50)]);
         assert_eq!(since(&mut throttle, 300, 800), Some(500));
         assert_eq!(since(&mut throttle, 100, 800), Some(40 + 550));
-        let mut over = sampled("over", &[(0, 1, 1, 50), (250, 2, 2, 50), (500, 3, 2, 50)]);
+        let (mut over, _file) = sampled("over", &[(0, 1, 1, 50), (250, 2, 2, 50), (500, 3, 2, 50)]);
         assert_eq!(since(&mut over, 100, 600), Some(0), "a period ended without");
     }
 }

@@ -61,6 +61,8 @@ struct Workload {
 #[derive(Serialize)]
 struct Mirrored {
     state: &'static str,
+    /// Why it never runs.
+    off: Option<&'static str>,
     attempts: Attempts,
     consecutive: i32,
     last: Option<Last>,
@@ -179,6 +181,7 @@ fn mirrored(target: &Target<'_>, now: (Mono, i64)) -> Row {
                 Some(ProbeResult::Failure) => "down",
                 Some(ProbeResult::Unknown) | None => "unknown",
             },
+            off: target.is_off.then_some("commands are not run: --probes-exec"),
             attempts: Attempts {
                 success: tally.attempts(Outcome::Success),
                 warning: tally.attempts(Outcome::Warning),

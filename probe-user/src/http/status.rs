@@ -88,6 +88,7 @@ fn mirrored(app: &App) -> Value {
     let counts = manager.counts();
     json!({
         "mode": if app.start.probes { "mirror" } else { "off" },
+        "exec": manager.settings().exec,
         "pods": manager.pods(),
         "probes": manager.workers(),
         "running": manager.running(),

@@ -333,6 +333,10 @@ impl Tables {
         if now == value.flags {
             return Ok(());
         }
+        // The programs change a port in place, and no map operation changes a part of a value: what they do between the reading above and this
+        // writing is lost. That is some microseconds, once for each use that is new to a port that is there already. A listener that comes just
+        // then is one too few in the moments of closing; a probe that connects just then passes for a client; a bit that is learnt from requests
+        // is learnt from the next. Counters of requests and losses are elsewhere.
         value.flags = now;
         self.ports.insert(key, Plain(value), 0).map_err(failed("add a port"))
     }

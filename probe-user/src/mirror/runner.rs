@@ -4,7 +4,8 @@
 //! second, is bounded by the manager; what a probe may cost by the engine. A probe that panics is one that brought nothing.
 
 use super::{Mirror, now};
-use crate::probe::spec::resolve;
+use crate::probe::command;
+use crate::probe::spec::{SpecError, resolve};
 use futures::FutureExt as _;
 use probe_core::probes::manager::{Start, WorkerId};
 use probe_core::probes::tally::{Parts, Ran};
@@ -13,6 +14,7 @@ use probe_core::time::Mono;
 use probe_core::wallclock::Timestamp;
 use probe_engine::{ContainerPort, Outcome, Phase, Verdict};
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -30,6 +32,8 @@ pub type Observer = Box<dyn FnMut(Mono, Mono) + Send>;
 pub struct Runner {
     mirror: Mirror,
     user_agent: Arc<str>,
+    /// The container runtime's socket.
+    runtime: Option<Arc<Path>>,
     observer: Option<Observer>,
     tasks: JoinSet<Ended>,
 }
@@ -46,7 +50,14 @@ impl Runner {
     /// `user_agent` is what HTTP and gRPC probes call themselves.
     #[must_use]
     pub fn new(mirror: Mirror, user_agent: &str) -> Self {
-        Self { mirror, user_agent: user_agent.into(), observer: None, tasks: JoinSet::new() }
+        Self { mirror, user_agent: user_agent.into(), runtime: None, observer: None, tasks: JoinSet::new() }
+    }
+
+    /// Has commands run by the container runtime with this socket; without one they cannot be run.
+    #[must_use]
+    pub fn with_runtime(mut self, socket: Option<&Path>) -> Self {
+        self.runtime = socket.map(Arc::from);
+        self
     }
 
     /// Has somebody watch how late probes begin.
@@ -78,7 +89,7 @@ impl Runner {
     fn begin_due(&mut self) -> Duration {
         let mut manager = self.mirror.manager();
         while let Some(start) = manager.poll(now()) {
-            self.tasks.spawn(run_one(start, Arc::clone(&self.user_agent)));
+            self.tasks.spawn(run_one(start, Arc::clone(&self.user_agent), self.runtime.clone()));
         }
         let now = now().mono;
         let wait = manager.next_due(now).map(|due| Duration::from_nanos(due.since(now)));
@@ -95,22 +106,28 @@ impl Runner {
     }
 }
 
-async fn run_one(start: Start, user_agent: Arc<str>) -> Ended {
+async fn run_one(start: Start, user_agent: Arc<str>, runtime: Option<Arc<Path>>) -> Ended {
     let began = now();
-    let ran = AssertUnwindSafe(probe(&start, &user_agent, began.wall)).catch_unwind().await;
+    let ran = probe(&start, &user_agent, runtime.as_deref(), began.wall);
+    let ran = AssertUnwindSafe(ran).catch_unwind().await;
     Ended { id: start.id, due: start.due, began: began.mono, ran: ran.ok() }
 }
 
 /// Makes the probe; one that cannot be made (no such port, no runtime) is Unknown and says why.
-async fn probe(start: &Start, user_agent: &str, at: Timestamp) -> Ran {
+async fn probe(start: &Start, user_agent: &str, runtime: Option<&Path>, at: Timestamp) -> Ran {
+    let container = &start.container;
     let ports: Vec<ContainerPort<'_>> =
-        start.container.ports.iter().map(|(name, number)| ContainerPort { name, number: *number }).collect();
-    let resolved =
-        start.container.probe(start.kind).map(|spec| resolve(spec, &start.address, &ports, user_agent));
+        container.ports.iter().map(|(name, number)| ContainerPort { name, number: *number }).collect();
+    let spec = container.probe(start.kind).ok_or(SpecError::NoHandler);
+    let resolved = spec.and_then(|spec| match (resolve(spec, &start.address, &ports, user_agent), runtime) {
+        (Err(SpecError::Exec), Some(socket)) => {
+            command::resolve(spec, &container.env, &start.container_id, socket, user_agent)
+        }
+        (resolved, _) => resolved,
+    });
     let outcome = match resolved {
-        Some(Ok(probe)) => Box::pin(probe_engine::run(&probe)).await,
-        Some(Err(error)) => return unmade(at, error.to_string()),
-        None => return unmade(at, "missing probe handler".to_owned()),
+        Ok(probe) => Box::pin(probe_engine::run(&probe)).await,
+        Err(error) => return unmade(at, error.to_string()),
     };
     Ran {
         at,

@@ -3,34 +3,23 @@
 //! Exec probes are off unless asked for: they run a program in somebody's container, and the socket that they take can do anything there.
 
 use super::spec::SpecError;
-use probe_core::probes::expand::expand;
-use probe_core::probes::spec::{self, nullable};
+use probe_core::probes::expand::command;
+use probe_core::probes::spec;
+use probe_core::rules::object::EnvVar;
 use probe_engine::{Exec, Handler, Probe, RUNTIME_GRACE};
-use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// containerd's socket.
 pub const CRI_SOCKET: &str = "/run/containerd/containerd.sock";
 
-/// A variable of a container, as its spec has it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct Variable {
-    /// Name.
-    pub name: String,
-    /// Value; empty if it comes from elsewhere (`valueFrom`).
-    #[serde(deserialize_with = "nullable")]
-    pub value: String,
-}
-
 /// The probe of a container with these variables and this ID, which may be the API's (`containerd://ID`). Defaults are to be set already.
 ///
 /// # Errors
-/// If it runs no command, or the container has no ID (yet).
+/// If it runs no command, or too long a one, or the container has no ID (yet).
 pub fn resolve(
     spec: &spec::Probe,
-    env: &[Variable],
+    env: &[EnvVar],
     container_id: &str,
     socket: &Path,
     user_agent: &str,
@@ -40,11 +29,10 @@ pub fn resolve(
     if container.is_empty() {
         return Err(SpecError::NoContainer);
     }
-    let env: Vec<(String, String)> = env.iter().map(|it| (it.name.clone(), it.value.clone())).collect();
     let handler = Handler::Exec(Exec {
         socket: socket_path(socket),
         container: container.to_owned(),
-        command: exec.command.iter().map(|word| expand(word, &env)).collect(),
+        command: command(&exec.command, env).ok_or(SpecError::LongCommand)?,
         grace: RUNTIME_GRACE,
     });
     let seconds = u64::try_from(spec.timeout_seconds).unwrap_or_default();
@@ -52,7 +40,7 @@ pub fn resolve(
 }
 
 /// `unix:///run/x.sock`, as kubelets are configured, is `/run/x.sock`.
-pub(super) fn socket_path(typed: &Path) -> PathBuf {
+pub(crate) fn socket_path(typed: &Path) -> PathBuf {
     typed
         .to_str()
         .and_then(|text| text.strip_prefix("unix://"))
@@ -62,6 +50,7 @@ pub(super) fn socket_path(typed: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use probe_core::probes::expand::COMMAND_BYTES;
 
     fn probe(yaml: &str) -> spec::Probe {
         let probe: spec::Probe = serde_saphyr::from_str(yaml).expect("a probe");
@@ -70,7 +59,7 @@ mod tests {
 
     #[test]
     fn a_command_has_its_variables_and_the_container_its_bare_id() {
-        let env: Vec<Variable> = serde_saphyr::from_str(
+        let env: Vec<EnvVar> = serde_saphyr::from_str(
             "[{name: FILE, value: /tmp/ok}, {name: SECRET, valueFrom: {secretKeyRef: {name: s, key: k}}}, {name: N, value: null}]",
         )
         .expect("variables");
@@ -92,5 +81,8 @@ mod tests {
         for id in ["", "containerd://"] {
             assert_eq!(resolve(&exec, &[], id, socket, ""), Err(SpecError::NoContainer));
         }
+        let word = "x".repeat(COMMAND_BYTES);
+        let long = probe(&format!("{{exec: {{command: [echo, {word}]}}}}"));
+        assert_eq!(resolve(&long, &[], "c", socket, ""), Err(SpecError::LongCommand));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The address is the pod's, so it is to be reached from here: on the pod's node it is.
 
-use super::command::{self, Variable};
+use super::command;
 use super::show;
 use super::spec::{SpecError, resolve};
 use super::target::{Target, TargetError, user_agent};
@@ -12,6 +12,7 @@ use kube::core::Request;
 use probe_core::probes::ProbeType;
 use probe_core::probes::spec::Probe;
 use probe_core::probes::validation::invalid;
+use probe_core::rules::object::EnvVar;
 use probe_engine::ContainerPort;
 use serde::Deserialize;
 use std::fs::File;
@@ -117,7 +118,7 @@ impl Status {
 struct Container {
     name: String,
     ports: Option<Vec<Port>>,
-    env: Option<Vec<Variable>>,
+    env: Option<Vec<EnvVar>>,
     restart_policy: Option<String>,
     liveness_probe: Option<Probe>,
     readiness_probe: Option<Probe>,
@@ -223,7 +224,7 @@ fn probe(
     let probe = probe.map_err(|error| match error {
         SpecError::Port(error) => format!("the kubelet would discard it: {error}"),
         SpecError::Exec => format!("{}: --exec", SpecError::Exec),
-        other @ (SpecError::NoContainer | SpecError::NoHandler) => other.to_string(),
+        other @ (SpecError::NoContainer | SpecError::LongCommand | SpecError::NoHandler) => other.to_string(),
     })?;
     Ok(Target::of(probe))
 }

@@ -1,6 +1,7 @@
 //! From a pod's specification to what the engine runs: the host that is the pod unless the probe names one, the port by number or
 //! name, the words of the API. No I/O.
 
+use probe_core::probes::expand::COMMAND_BYTES;
 use probe_core::probes::spec;
 use probe_core::probes::verdict;
 use probe_engine::{
@@ -22,6 +23,9 @@ pub enum SpecError {
     /// A command's container has no ID: it was not made yet.
     #[error("its container has no ID yet")]
     NoContainer,
+    /// A command that would be longer than is run here.
+    #[error("with its variables filled in the command has more than {COMMAND_BYTES} bytes")]
+    LongCommand,
     /// Nothing to do.
     #[error("missing probe handler")]
     NoHandler,

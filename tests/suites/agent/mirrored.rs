@@ -8,6 +8,7 @@ use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use world::agent::Agent;
 use world::controllers::PodRef;
+use world::cri::Runtime;
 use world::wait::wait_until;
 use world::{PodTemplate, World};
 
@@ -21,15 +22,23 @@ const PRESTOP_SECONDS: u64 = 3;
 const POLL: Duration = Duration::from_millis(50);
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![trial("mirrored probes of an agent in a pod are no clients of a stopping pod", own_connections)]
+    vec![
+        trial("mirrored probes of an agent in a pod are no clients of a stopping pod", own_connections),
+        trial("mirrored commands are run by the runtime while the pod lives", commands),
+    ]
+}
+
+/// The id of the pod's only container.
+fn container_id(world: &World, pod: &PodRef) -> anyhow::Result<String> {
+    let object = world.object(pod)?;
+    let id = object["status"]["containerStatuses"][0]["containerID"].as_str().context("no container id")?;
+    let (_, id) = id.split_once("://").context("no runtime")?;
+    Ok(id.to_owned())
 }
 
 /// The cgroup of the pod's only container, as the API names it: there is the sandbox's too.
 fn container_of(world: &World, own: &PodRef) -> anyhow::Result<PathBuf> {
-    let object = world.object(own)?;
-    let id = object["status"]["containerStatuses"][0]["containerID"].as_str().context("no container id")?;
-    let (_, id) = id.split_once("://").context("no runtime")?;
-    Ok(world.node().cgroups().pod(&own.uid).join(id))
+    Ok(world.node().cgroups().pod(&own.uid).join(container_id(world, own)?))
 }
 
 /// The agent's row of this pod; `None` if it has none.
@@ -95,5 +104,65 @@ fn own_connections() -> anyhow::Result<()> {
     let metrics = site.metrics()?;
     let labels = ["target_workload=\"mirrored\"", "handler=\"http\"", "result=\"success\""];
     ensure!(metrics.sum("drainscope_probe_attempts_total", &labels) >= 1.0, "no attempt is counted");
+    site.finish()
+}
+
+/// A folder that goes with this.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What is left of a temporary folder disturbs nobody.
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+/// Waits for what the mirrored probe of this pod came to.
+fn until_row(site: &Site, pod: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+    let mut last = None;
+    site.until(what, || {
+        last = row(&site.agent, pod)?.filter(&is_so);
+        Ok(last.is_some())
+    })?;
+    last.context("it was there")
+}
+
+/// The agent's own flags, and a runtime that comes later than the agent and the pod.
+fn commands() -> anyhow::Result<()> {
+    let folder = Folder(std::env::temp_dir().join(format!("drainscope-commands-{}", std::process::id())));
+    std::fs::create_dir(&folder.0)?;
+    let (socket, file) = (folder.0.join("cri.sock"), folder.0.join("healthy"));
+    std::fs::write(&file, "well")?;
+    let asked = format!("unix://{}", socket.display());
+    let world = World::start(config())?;
+    let site = Site::in_world(world, &["--probes", "mirror", "--probes-exec", "--cri-socket", &asked])?;
+
+    let name = "commands";
+    let probe = json!({"exec": {"command": ["cat", "$(FILE)"]}, "periodSeconds": 1, "failureThreshold": 2});
+    let pod = site.pod(
+        name,
+        &json!({"containers": [{
+            "name": "server",
+            "command": [SERVER, "--listen", "[::]:8080"],
+            "env": [{"name": "FILE", "value": file}],
+            "livenessProbe": probe,
+        }]}),
+    )?;
+    let missed = until_row(&site, name, "a run without a runtime", |row| row["last"]["result"] == "unknown")?;
+    let words = missed["last"]["output"].as_str().unwrap_or_default();
+    ensure!(words.contains(&format!("dial unix {}", socket.display())), "{missed}");
+    ensure!(missed["state"] == "up", "nothing is said of the container: {missed}");
+
+    let runtime = Runtime::start(&socket, &[&container_id(&site.world, &pod)?])?;
+    let well = until_row(&site, name, "a run by the runtime", |row| row["last"]["result"] == "success")?;
+    ensure!(well["state"] == "up" && well["last"]["output"] == "well", "{well}");
+    std::fs::remove_file(&file)?;
+    let down = until_row(&site, name, "its failure", |row| row["state"] == "down")?;
+    let words = down["last"]["output"].as_str().unwrap_or_default();
+    ensure!(words.contains("No such file") && words.contains(&file.display().to_string()), "{down}");
+
+    site.world.delete(&pod)?;
+    site.until("its worker to end", || Ok(row(&site.agent, name)?.is_none()))?;
+    ensure!(runtime.started() == runtime.ended(), "a command is left");
     site.finish()
 }

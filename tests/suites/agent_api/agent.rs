@@ -55,6 +55,7 @@ impl Agent {
             conntrack: false,
             probes: false,
             mirror,
+            cri_socket: None,
             kernel_log: false,
         };
         change(&mut config);

@@ -15,15 +15,15 @@ use world::apiserver::Kind;
 const NAME: &str = "web-1";
 
 /// A server that answers each request with the status that it is told; stopped, its port refuses.
-struct Answering {
-    port: u16,
+pub(crate) struct Answering {
+    pub(crate) port: u16,
     status: Arc<AtomicU16>,
     stopped: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Answering {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("bound").port();
         let (status, stopped) = (Arc::new(AtomicU16::new(200)), Arc::new(AtomicBool::new(false)));
@@ -65,7 +65,7 @@ impl Drop for Answering {
 }
 
 /// A pod of this node whose container began now; its address is this machine.
-fn probed(port: u16, annotation: Option<&str>, probes: &[&str]) -> Value {
+pub(crate) fn probed(port: u16, annotation: Option<&str>, probes: &[&str]) -> Value {
     let annotations = annotation.map(|word| json!({"drainscope.io/probes": word}));
     let mut container = json!({"name": "c", "ports": [{"name": "http", "containerPort": port}]});
     for kind in probes {
@@ -84,13 +84,13 @@ fn probed(port: u16, annotation: Option<&str>, probes: &[&str]) -> Value {
     })
 }
 
-fn mirroring(config: &mut Config) {
+pub(crate) fn mirroring(config: &mut Config) {
     config.probes = true;
 }
 
 impl Agent {
     /// Those that are mirrored.
-    fn probes(&self, query: &str) -> Vec<Value> {
+    pub(crate) fn probes(&self, query: &str) -> Vec<Value> {
         let (status, text) = get(self.private, &format!("/api/v1/probes{query}"));
         assert_eq!(status, 200, "{text}");
         let mut answer: Value = serde_json::from_str(&text).expect("JSON");
@@ -109,7 +109,7 @@ impl Agent {
         last
     }
 
-    fn state(&self) -> Value {
+    pub(crate) fn state(&self) -> Value {
         let (_, text) = get(self.private, "/status");
         serde_json::from_str::<Value>(&text).expect("JSON")["probes"].take()
     }

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result};
-use drainscope::probe::command::{Variable, resolve};
+use drainscope::probe::command::resolve;
 use drainscope::probe::spec::attempt_of;
 use probe_core::probes::ProbeType;
 use probe_core::probes::spec::Probe;
 use probe_core::probes::verdict::{MAX_ATTEMPTS, conclude};
+use probe_core::rules::object::EnvVar;
 use probe_engine::attempt;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -25,7 +26,7 @@ pub(crate) struct Given {
     probe: Value,
     /// The container's variables, in the API's form.
     #[serde(default)]
-    env: Vec<Variable>,
+    env: Vec<EnvVar>,
     /// Another container than the runtime has.
     #[serde(default)]
     container: Option<String>,

@@ -45,12 +45,13 @@ const MADE: [Made; 3] = [
 ];
 
 /// Each must be refused, by this word.
-const REFUSED: [(&str, &str); 6] = [
+const REFUSED: [(&str, &str); 7] = [
     ("agent.ringBytes=1000000", "ringBytes"),
     ("agent.port=0", "port"),
     ("capabilities={NET_RAW}", "capabilities"),
     ("agents.port=1", "agents"),
     ("pins.directory=a/b", "directory"),
+    ("agent.criSocket=unix:///run/x.sock", "criSocket"),
     ("monitor.kind=ServiceMonitor,service.create=false", "needs service.create"),
 ];
 

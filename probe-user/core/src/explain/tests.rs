@@ -54,7 +54,10 @@ fn nothing_is_wrong_with_a_ready_pod() {
         activities(&told),
         [(ProbeType::Startup, Activity::Passed), (ProbeType::Readiness, Activity::Delayed)]
     );
-    assert_eq!(told.probes[1].next, Timestamp::parse("2026-03-01T10:00:10Z"));
+    let outlook = told.probes[1].outlook.expect("it is to run");
+    assert_eq!(Some(outlook.next_from), Timestamp::parse("2026-03-01T10:00:10Z"));
+    assert_eq!(Some(outlook.next_by), Timestamp::parse("2026-03-01T10:00:20Z"));
+    assert_eq!(told.probes[0].outlook, None, "it has passed");
 }
 
 #[test]
@@ -80,6 +83,37 @@ fn a_startup_probe_that_has_not_passed_keeps_the_others_back() {
             "service web: a slice says ready=false serving=false terminating=false, the rules give ready=true serving=true terminating=false",
         ]
     );
+}
+
+#[test]
+fn what_is_held_back_by_the_startup_probe_says_when_it_follows() {
+    for (has_startup, delay, expected) in [
+        (true, 0, "it waits for the startup probe, and runs within 10 s of that"),
+        (true, 5, "it waits for the startup probe, and runs within 10 s of that"),
+        (
+            true,
+            10,
+            "it waits for the startup probe, and runs within 10 s of that, not before 2026-03-01T10:00:10.000000000Z",
+        ),
+        (
+            false,
+            0,
+            "it waits for the kubelet to say that its container has started, and runs within 10 s of that",
+        ),
+    ] {
+        let change = |pod: &mut Value| {
+            let container = &mut pod["spec"]["containers"][0];
+            container["readinessProbe"]["initialDelaySeconds"] = json!(delay);
+            if !has_startup {
+                container["startupProbe"] = Value::Null;
+            }
+            pod["status"]["containerStatuses"][0]["started"] = json!(false);
+        };
+        let told = told(change, &json!([]));
+        let readiness = told.probes.last().expect("it has one");
+        assert_eq!((readiness.state, readiness.why.as_str()), (Activity::Gated, expected));
+        assert_eq!(readiness.outlook, None, "when is not known");
+    }
 }
 
 #[test]

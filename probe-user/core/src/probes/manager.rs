@@ -5,8 +5,9 @@
 //! running one. Bounded: pods beyond [`PODS_MAX`] and workers beyond [`WORKERS_MAX`] are refused and counted.
 
 mod entry;
+mod queue;
 
-use super::pace::{Cap, Caps, Pace};
+use super::pace::Caps;
 use super::pod::{HandlerKind, ProbedContainer, ProbedPod};
 use super::series::{self, ProbeSeries, RowKey};
 use super::tally::{Ran, Tally};
@@ -16,7 +17,8 @@ use crate::snapshot::Series;
 use crate::time::Mono;
 use crate::wallclock::Timestamp;
 use entry::{Entry, Place};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use queue::Queue;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Most pods whose probes are managed: far more than any node has.
@@ -90,6 +92,8 @@ pub struct Target<'a> {
     pub kind: ProbeType,
     /// How.
     pub handler: HandlerKind,
+    /// It never runs: it is a command, and those are off.
+    pub is_off: bool,
     /// From one probe to the next, in seconds.
     pub period_seconds: i32,
     /// What is believed after the thresholds; `None`: nothing.
@@ -118,11 +122,8 @@ pub struct Manager {
     next_id: WorkerId,
     /// Workers that wait for their tick.
     due: BTreeSet<(Mono, WorkerId)>,
-    /// Workers that are to probe and have not begun, the oldest first.
-    queue: VecDeque<WorkerId>,
-    /// How many of them, at the front, are counted as delayed.
-    counted: usize,
-    pace: Pace,
+    /// Workers that are to probe and have not begun.
+    queue: Queue,
     counts: Counts,
     series: ProbeSeries,
 }
@@ -137,9 +138,7 @@ impl Manager {
             workers: BTreeMap::new(),
             next_id: 0,
             due: BTreeSet::new(),
-            queue: VecDeque::new(),
-            counted: 0,
-            pace: Pace::new(settings.caps),
+            queue: Queue::new(settings.caps),
             counts: Counts::default(),
             series: ProbeSeries::new(series::LIMIT, series::TTL_NS),
         }
@@ -223,12 +222,7 @@ impl Manager {
         }
         match entry.place {
             Place::Due(at) => drop(self.due.remove(&(at, id))),
-            Place::Queued(_) => {
-                if let Some(place) = self.queue.iter().position(|other| *other == id) {
-                    self.queue.remove(place);
-                    self.counted -= usize::from(place < self.counted);
-                }
-            }
+            Place::Queued(_) => self.queue.remove(id),
             Place::Running(_) | Place::Idle => {}
         }
     }
@@ -239,28 +233,21 @@ impl Manager {
             self.due.remove(&(at, id));
             match self.look(id, now) {
                 Next::Probe => {
-                    self.place(id, Place::Queued(at));
-                    self.queue.push_back(id);
+                    if let Some(entry) = self.workers.get_mut(&id) {
+                        entry.place = Place::Queued(at);
+                        self.queue.push(id, entry.handler, at);
+                    }
                 }
                 Next::Wait => self.use_tick(id, now),
                 Next::Stop => self.end(id, now.mono),
             }
         }
-        while let Some(id) = self.queue.front().copied() {
-            if let Some(cap) = self.pace.met(now.mono) {
-                self.count_delayed(cap);
-                return None;
-            }
-            self.queue.pop_front();
-            self.counted = self.counted.saturating_sub(1);
+        while let Some(id) = self.queue.pop(now.mono) {
             // What has changed since it was due, a status or the delay's end, is heeded.
             match self.look(id, now) {
                 Next::Probe => return self.begin(id, now),
                 Next::Wait => self.use_tick(id, now),
-                Next::Stop => {
-                    self.place(id, Place::Idle);
-                    self.end(id, now.mono);
-                }
+                Next::Stop => self.end(id, now.mono),
             }
         }
         None
@@ -269,18 +256,12 @@ impl Manager {
     /// When [`Self::poll`] has something to say next, unless a probe ends before; `None`: not until then.
     pub fn next_due(&self, now: Mono) -> Option<Mono> {
         let tick = self.due.first().map(|(at, _)| *at);
-        let room = match self.pace.met(now) {
-            _ if self.queue.is_empty() => None,
-            None => Some(now),
-            Some(Cap::Rate(at)) => Some(at),
-            Some(Cap::Concurrency) => None,
-        };
-        tick.into_iter().chain(room).min()
+        tick.into_iter().chain(self.queue.next(now)).min()
     }
 
     /// A probe has ended; `None`: it brought nothing, not even an error. True if what it brought counts.
     pub fn finish(&mut self, id: WorkerId, ran: Option<Ran>, now: Now) -> bool {
-        self.pace.end();
+        self.queue.end(id);
         let Some(entry) = self.workers.get_mut(&id) else {
             self.counts.late_results = self.counts.late_results.saturating_add(1);
             return false;
@@ -303,9 +284,20 @@ impl Manager {
         true
     }
 
+    /// What it was told once.
+    pub const fn settings(&self) -> Settings {
+        self.settings
+    }
+
     /// What was not as it should be, since the start.
     pub const fn counts(&self) -> Counts {
-        Counts { series_dropped: self.series.dropped, ..self.counts }
+        let delayed = self.queue.delayed();
+        Counts {
+            delayed_by_concurrency: delayed.by_concurrency,
+            delayed_by_rate: delayed.by_rate,
+            series_dropped: self.series.dropped,
+            ..self.counts
+        }
     }
 
     /// How many workers there are.
@@ -320,7 +312,7 @@ impl Manager {
 
     /// Probes under way.
     pub const fn running(&self) -> usize {
-        self.pace.running()
+        self.queue.running()
     }
 
     /// All workers, a pod's together.
@@ -349,12 +341,6 @@ impl Manager {
         entry.look(pod.map(|pod| &pod.pod.status), now.wall)
     }
 
-    fn place(&mut self, id: WorkerId, place: Place) {
-        if let Some(entry) = self.workers.get_mut(&id) {
-            entry.place = place;
-        }
-    }
-
     /// There was nothing to do at this tick.
     fn use_tick(&mut self, id: WorkerId, now: Now) {
         let Some(entry) = self.workers.get_mut(&id) else { return };
@@ -372,7 +358,7 @@ impl Manager {
             return None;
         };
         entry.use_tick(now.mono);
-        self.pace.begin(now.mono);
+        self.queue.begin(id, entry.handler, now.mono);
         Some(Start {
             id,
             due,
@@ -381,16 +367,6 @@ impl Manager {
             container_id,
             kind: entry.kind,
         })
-    }
-
-    fn count_delayed(&mut self, cap: Cap) {
-        let new = u64::try_from(self.queue.len() - self.counted).unwrap_or(u64::MAX);
-        self.counted = self.queue.len();
-        let count = match cap {
-            Cap::Concurrency => &mut self.counts.delayed_by_concurrency,
-            Cap::Rate(_) => &mut self.counts.delayed_by_rate,
-        };
-        *count = count.saturating_add(new);
     }
 }
 

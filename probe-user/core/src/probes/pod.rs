@@ -3,10 +3,11 @@
 //! In: the API's object. Out: small facts with the API's defaults set. Not here: who probes it, and when.
 
 use super::ProbeType;
+use super::expand;
 use super::spec::{Handler, Probe};
 use crate::event::{Key, Workload};
 use crate::rules::facts::{ContainerState, ContainerStatus, PodStatus, Restarts};
-use crate::rules::object;
+use crate::rules::object::{self, EnvVar};
 use crate::wallclock::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -47,6 +48,8 @@ pub struct ProbedContainer {
     pub restarts: Restarts,
     /// Its ports' names (which may be empty) and numbers.
     pub ports: Vec<(String, i32)>,
+    /// Those of its variables that a command of its probes names.
+    pub env: Vec<EnvVar>,
     /// Its probes with the API's defaults.
     pub probes: Vec<(ProbeType, Probe)>,
 }
@@ -134,11 +137,17 @@ fn probed(container: &object::Container, is_sidecar: bool, pod: &object::Pod) ->
         .filter(|(_, probe)| probe.handler().is_some())
         .collect();
     let ports = container.ports.iter().take(PORTS_MAX);
+    let commands = probes.iter().filter_map(|(_, probe)| match probe.handler() {
+        Some(Handler::Exec(exec)) => Some(exec.command.as_slice()),
+        Some(Handler::HttpGet(_) | Handler::TcpSocket(_) | Handler::Grpc(_)) | None => None,
+    });
+    let env = expand::named(commands, &container.env);
     (!probes.is_empty()).then(|| ProbedContainer {
         name: container.name.clone(),
         is_sidecar,
         restarts: Restarts { pod: pod.spec.restart_policy, own: container.restart_policy, rules: Vec::new() },
         ports: ports.map(|port| (port.name.clone(), port.container_port)).collect(),
+        env,
         probes,
     })
 }
@@ -176,7 +185,9 @@ mod tests {
                 ],
                 "containers": [
                     {"name": "web", "startupProbe": {"httpGet": {"port": 80, "scheme": "HTTPS"}, "periodSeconds": 3},
-                     "livenessProbe": {"exec": {"command": ["true"]}}, "readinessProbe": {}},
+                     "livenessProbe": {"exec": {"command": ["test", "$(FILE)$(OF)"]}}, "readinessProbe": {},
+                     "env": [{"name": "FILE", "value": "/x"}, {"name": "KEY", "value": "k"},
+                             {"name": "OF", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]},
                     {"name": "plain"},
                 ],
             },
@@ -205,6 +216,8 @@ mod tests {
         let expected =
             [(ProbeType::Startup, Some(HandlerKind::Https)), (ProbeType::Liveness, Some(HandlerKind::Exec))];
         assert_eq!(handlers, expected, "a probe without a handler is none");
+        let env: Vec<_> = web.env.iter().map(|it| (it.name.as_str(), it.value.as_str())).collect();
+        assert_eq!(env, [("FILE", "/x"), ("OF", "")], "what no command names is not kept");
         let startup = web.probe(ProbeType::Startup).expect("it has one");
         assert_eq!((startup.period_seconds, startup.timeout_seconds, startup.failure_threshold), (3, 1, 3));
         let status = &reduced.status.containers[0];

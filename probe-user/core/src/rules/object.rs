@@ -110,6 +110,9 @@ pub struct Container {
     /// Ports.
     #[serde(deserialize_with = "nullable")]
     pub ports: Vec<ContainerPort>,
+    /// Variables that the spec names one by one.
+    #[serde(deserialize_with = "nullable")]
+    pub env: Vec<EnvVar>,
     /// Liveness probe.
     pub liveness_probe: Option<Probe>,
     /// Readiness probe.
@@ -126,6 +129,18 @@ impl Container {
     pub fn is_sidecar(&self) -> bool {
         self.restart_policy == Some(RestartPolicy::Always)
     }
+}
+
+/// A variable of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct EnvVar {
+    /// Name.
+    #[serde(deserialize_with = "nullable")]
+    pub name: String,
+    /// Value; empty if it comes from elsewhere (`valueFrom`).
+    #[serde(deserialize_with = "nullable")]
+    pub value: String,
 }
 
 /// An operating system.

@@ -36,7 +36,7 @@ pub(super) struct Entry {
     pub(super) place: Place,
     /// Where it is counted.
     pub(super) row: Arc<RowKey>,
-    handler: HandlerKind,
+    pub(super) handler: HandlerKind,
     period_seconds: i32,
     worker: Worker,
     schedule: Schedule,
@@ -130,6 +130,7 @@ impl Entry {
             container: &self.container,
             kind: self.kind,
             handler: self.handler,
+            is_off: self.place == Place::Idle,
             period_seconds: self.period_seconds,
             believes: self.worker.cached(),
             run: self.worker.run(),

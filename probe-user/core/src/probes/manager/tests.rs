@@ -227,6 +227,37 @@ fn exec_probes_are_targets_that_are_not_run_unless_asked_for() {
 }
 
 #[test]
+fn commands_have_half_of_the_room_and_the_others_pass_those_that_wait() {
+    let exec = Probe { exec: Some(Exec { command: vec!["true".to_owned()] }), ..Probe::default() };
+    let exec = [(ProbeType::Liveness, exec.with_defaults())];
+    let caps = Caps { concurrency: 4, per_second: 10_000 };
+    let mut manager = manager(Settings { caps, exec: true, ..SETTINGS });
+    for uid in ["a", "b", "c"] {
+        manager.handle_pod(pod(uid, &exec), at(20_000), &mut || 0.0);
+    }
+    let commands = begun(&mut manager, at(20_000));
+    assert_eq!((commands.len(), manager.counts().delayed_by_concurrency), (2, 1));
+    for uid in ["d", "e", "f"] {
+        manager.handle_pod(readiness(uid), at(21_000), &mut || 0.0);
+    }
+    let others = begun(&mut manager, at(21_000));
+    assert_eq!(others.iter().map(|start| start.id).collect::<Vec<_>>(), [3, 4], "the rest of the room");
+    assert_eq!((manager.running(), manager.counts().delayed_by_concurrency), (4, 2));
+    manager.remove("a", at(22_000));
+    assert!(begun(&mut manager, at(22_000)).is_empty(), "its command is still under way");
+    manager.finish(commands[0].id, None, at(23_000));
+    let next = begun(&mut manager, at(23_000));
+    assert_eq!(next.iter().map(|start| start.id).collect::<Vec<_>>(), [2], "the one that is due the longest");
+    manager.finish(others[0].id, ran(Outcome::Success), at(24_000));
+    assert_eq!(begun(&mut manager, at(24_000)).iter().map(|start| start.id).collect::<Vec<_>>(), [5]);
+    manager.retain(&BTreeSet::new(), at(25_000));
+    for id in [1, 2, 4, 5] {
+        manager.finish(id, None, at(25_000));
+    }
+    assert_eq!((manager.running(), manager.queue.len(), manager.workers()), (0, 0, 0));
+}
+
+#[test]
 fn an_error_says_nothing_about_the_container() {
     let mut manager = manager(SETTINGS);
     manager.handle_pod(readiness("a"), at(20_000), &mut || 0.0);
