@@ -511,7 +511,9 @@ impl Driver {
             Query::Terminations(filter, reply) => drop(reply.send(self.monitor.terminations(&filter))),
             Query::Restarts(filter, reply) => drop(reply.send(self.monitor.restarts(&filter))),
             Query::Advice(filter, reply) => drop(reply.send(self.monitor.advice(&filter))),
-            Query::Probes(reply) => drop(reply.send(self.monitor.probes())),
+            Query::Probes(reply) => {
+                drop(reply.send((self.monitor.probes(), self.monitor.verdicts())));
+            }
             Query::Record(reply) => drop(reply.send(self.monitor.record(mono_now(), unix_now_ns()))),
         }
     }

@@ -25,7 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// The cgroup of the pod's only container, as the API names it: there is the sandbox's too.
-fn container_of(world: &World, own: &PodRef) -> anyhow::Result<PathBuf> {
+pub(crate) fn container_of(world: &World, own: &PodRef) -> anyhow::Result<PathBuf> {
     let object = world.object(own)?;
     let id = object["status"]["containerStatuses"][0]["containerID"].as_str().context("no container id")?;
     let (_, id) = id.split_once("://").context("no runtime")?;

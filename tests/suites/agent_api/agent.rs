@@ -55,6 +55,7 @@ impl Agent {
             conntrack: false,
             probes: false,
             mirror,
+            kubelet: None,
             kernel_log: false,
         };
         change(&mut config);
