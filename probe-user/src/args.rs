@@ -3,10 +3,12 @@
 
 pub mod advise;
 mod explain;
+mod kubelet;
 mod mirror;
 mod probe;
 
 pub use self::explain::{Explain, ExplainArgs, ExplainPodArgs};
+pub use kubelet::KubeletArgs;
 pub use mirror::{MirrorArgs, ProbesMode};
 pub use probe::{ProbeArgs, ProbeCommand, ProbeHow, ProbePodArgs, ProbeRunArgs, ProbeTarget};
 
@@ -39,7 +41,7 @@ pub struct Args {
 pub enum Command {
     /// Run the node agent
     #[command(after_help = AGENT_EXAMPLES)]
-    Agent(AgentArgs),
+    Agent(Box<AgentArgs>),
     /// Say what works on this node, what does not and how to mend it; needs no cluster
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
@@ -213,6 +215,9 @@ pub struct AgentArgs {
     /// Mirrored probes.
     #[command(flatten)]
     pub mirror: MirrorArgs,
+    /// The kubelet's own verdicts.
+    #[command(flatten)]
+    pub kubelet: KubeletArgs,
     /// Log.
     #[command(flatten)]
     pub log: LogArgs,

@@ -1,6 +1,8 @@
 //! What the flags mean: validated once, immutable afterwards. Reads the environment only through the function it is
 //! given; opens nothing.
 
+mod kubelet;
+
 use crate::args::{AgentArgs, LogLevel, MirrorArgs, ProbesMode};
 use crate::probe::command::socket_path;
 use jiff::SignedDuration;
@@ -66,6 +68,14 @@ pub enum ConfigError {
     /// A size that no ring buffer can have.
     #[error("--ring-bytes {0} must be a power of two from {RING_MIN} (64 KiB) to {RING_MAX} (64 MiB)")]
     RingBytes(u32),
+    /// No place to send credentials to.
+    #[error("--kubelet-metrics {0} is not https://HOST:PORT")]
+    KubeletUrl(String),
+    /// Two ways to trust.
+    #[error(
+        "--kubelet-insecure-tls takes any certificate: leave out --kubelet-certificate-authority, or leave out that"
+    )]
+    KubeletTrust,
     /// Relative path.
     #[error("{flag} {} must be an absolute path", path.display())]
     RelativePath {
@@ -117,6 +127,8 @@ pub struct Config {
     pub mirror: Settings,
     /// The container runtime's socket, if mirrored probes may be commands.
     pub cri_socket: Option<PathBuf>,
+    /// Where the kubelet's own verdicts are read, if they are.
+    pub kubelet: Option<crate::kubelet::Settings>,
     /// Kernel programs log too.
     pub kernel_log: bool,
 }
@@ -162,6 +174,7 @@ impl Config {
             probes: args.mirror.probes == ProbesMode::Mirror,
             mirror: mirror(&args.mirror)?,
             cri_socket: args.mirror.probes_exec.then(|| cri_socket(&args.mirror.cri_socket)).transpose()?,
+            kubelet: kubelet::settings(&args.kubelet)?,
             kernel_log: args.log.log_level >= LogLevel::Debug,
         })
     }
@@ -238,7 +251,7 @@ mod tests {
     use crate::args::{Args, Command};
     use clap::Parser as _;
 
-    fn config(flags: &[&str], node_env: Option<&str>) -> Result<Config, ConfigError> {
+    pub(super) fn config(flags: &[&str], node_env: Option<&str>) -> Result<Config, ConfigError> {
         let parsed = Args::try_parse_from(["drainscope", "agent"].iter().chain(flags)).expect("parses");
         let Command::Agent(agent) = parsed.command else { panic!("not agent") };
         Config::new(&agent, |name| (name == "NODE_NAME").then_some(node_env).flatten().map(str::to_owned))

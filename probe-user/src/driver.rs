@@ -23,7 +23,7 @@ use probe_core::limits::SECOND;
 use probe_core::monitor::Monitor;
 use probe_core::termination::{Filter, State, Termination};
 use probe_core::time::Mono;
-use probe_ebpf::wire::anomaly;
+use probe_ebpf::wire::{PROBE_OWN, anomaly};
 use pulse::{OtherPods, Pulse, Strangers};
 use query::{Handle, KernelNow, Observation, Query};
 use std::collections::{BTreeMap, BTreeSet};
@@ -256,7 +256,7 @@ impl Driver {
     #[expect(clippy::wildcard_enum_match_arm, reason = "only these matter to the driver itself")]
     fn handle(&mut self, mut event: Event) {
         if let Fact::Probed(seen) = &mut event.fact {
-            if seen.opener == std::process::id() {
+            if seen.flags & PROBE_OWN != 0 {
                 // The agent's own, which is no kubelet.
                 return;
             }
@@ -511,7 +511,9 @@ impl Driver {
             Query::Terminations(filter, reply) => drop(reply.send(self.monitor.terminations(&filter))),
             Query::Restarts(filter, reply) => drop(reply.send(self.monitor.restarts(&filter))),
             Query::Advice(filter, reply) => drop(reply.send(self.monitor.advice(&filter))),
-            Query::Probes(reply) => drop(reply.send(self.monitor.probes())),
+            Query::Probes(reply) => {
+                drop(reply.send((self.monitor.probes(), self.monitor.verdicts())));
+            }
             Query::Record(reply) => drop(reply.send(self.monitor.record(mono_now(), unix_now_ns()))),
         }
     }

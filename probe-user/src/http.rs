@@ -15,6 +15,7 @@ use crate::host::rules::Watched;
 use crate::kernel::{Heritage, Hook};
 use crate::kube::events::outbox::Outbox;
 use crate::kube::table::WatchTable;
+use crate::kubelet::Readings;
 use crate::mirror::Mirror;
 use axum::Router;
 use axum::http::{StatusCode, header};
@@ -60,6 +61,8 @@ pub struct App {
     pub outbox: Option<Arc<Outbox>>,
     /// Mirrored probes.
     pub mirror: Mirror,
+    /// Whether the kubelet's own verdicts are read.
+    pub readings: Readings,
     /// What was found at the start.
     pub start: Arc<Start>,
 }

@@ -19,6 +19,7 @@ pub mod http;
 pub mod journal;
 pub mod kernel;
 pub mod kube;
+pub mod kubelet;
 pub mod mirror;
 pub mod probe;
 pub mod run;

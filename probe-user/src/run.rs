@@ -19,6 +19,7 @@ use crate::kube::probed::Source;
 use crate::kube::retry::Timing;
 use crate::kube::table::WatchTable;
 use crate::kube::watch::{Shared, Watch};
+use crate::kubelet::{self, Readings};
 use crate::mirror::Mirror;
 use crate::mirror::runner::{KUBE_PROBE, Runner};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
@@ -238,11 +239,7 @@ pub async fn start(
     );
     sources.spawn(async move { namespaces::run(shared, namespaces, LINGER, &known).await });
 
-    let rules = Watched::default();
-    if let Some(bytes) = config.proxy_rules {
-        rules::start(links.sink.clone(), rules.clone(), bytes).map_err(RunError::Thread)?;
-    }
-
+    let rules = follow_rules(config, &links)?;
     if config.conntrack {
         questions.start(links.sink.clone()).map_err(RunError::Thread)?;
     }
@@ -254,6 +251,7 @@ pub async fn start(
         lookups,
         outbox,
         mirror,
+        readings: ask_kubelet(config, &links, &mut sources),
         start: Arc::new(start),
     };
     let servers = serve(app, public, private, stopping);
@@ -285,6 +283,25 @@ fn monitor(config: &Config, kernel: bool, saved: Option<&[u8]>) -> Monitor {
         None => {}
     }
     Monitor::new(limits, config.node_name.clone())
+}
+
+/// Follows the service proxy's rules, if that is wanted.
+fn follow_rules(config: &Config, links: &Links) -> Result<Watched, RunError> {
+    let rules = Watched::default();
+    if let Some(bytes) = config.proxy_rules {
+        rules::start(links.sink.clone(), rules.clone(), bytes).map_err(RunError::Thread)?;
+    }
+    Ok(rules)
+}
+
+/// Reads the kubelet's own verdicts, if somebody said where it is.
+fn ask_kubelet(config: &Config, links: &Links, sources: &mut JoinSet<()>) -> Readings {
+    let readings = Readings::default();
+    if let Some(settings) = config.kubelet.clone() {
+        let (kubeconfig, sink) = (config.kubeconfig.clone(), links.sink.clone());
+        sources.spawn(kubelet::run(settings, kubeconfig, sink, readings.clone()));
+    }
+    readings
 }
 
 /// No pod is mirrored yet.

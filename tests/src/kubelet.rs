@@ -8,10 +8,12 @@
 mod container;
 mod image;
 mod journal;
+mod metrics;
 mod probe;
 mod probing;
 mod status;
 mod termination;
+mod verdicts;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +31,9 @@ use anyhow::Context as _;
 use serde_json::Value;
 
 pub use journal::{Journal, Record, Step, monotonic_ns};
+pub use metrics::{AUTHORITY, Certificate, Manner, MetricsServer};
 pub use status::Disruption;
+pub use verdicts::{ProbeLabels, Verdicts};
 
 use crate::apiserver::{Kind, Store, Verb};
 use crate::controllers::{Delay, DelayedWatch, Delivery};
@@ -60,6 +64,7 @@ pub(crate) struct Shared {
     journal: Journal,
     testserver: PathBuf,
     sandbox_delay: Delay,
+    verdicts: Verdicts,
     failures: Mutex<Vec<String>>,
     inboxes: Mutex<BTreeMap<String, Sender<Message>>>,
 }
@@ -86,6 +91,7 @@ impl Kubelet {
             journal: journal.clone(),
             testserver: config.testserver,
             sandbox_delay: config.sandbox_delay,
+            verdicts: Verdicts::default(),
             failures: Mutex::new(Vec::new()),
             inboxes: Mutex::default(),
         });
@@ -129,6 +135,11 @@ impl Kubelet {
     /// Ends a container of a pod that goes on, as after a failed liveness probe.
     pub fn kill_container(&self, uid: &str, name: &str, grace: Duration) -> anyhow::Result<()> {
         self.tell(uid, Message::Kill { container: name.to_owned(), grace })
+    }
+
+    /// What its probes came to, for [`MetricsServer::start`].
+    pub fn verdicts(&self) -> &Verdicts {
+        &self.shared.verdicts
     }
 
     fn tell(&self, uid: &str, message: Message) -> anyhow::Result<()> {

@@ -74,6 +74,8 @@ mod stopping;
 mod swap;
 #[path = "agent/vacant.rs"]
 mod vacant;
+#[path = "agent/verdicts.rs"]
+mod verdicts;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -139,6 +141,7 @@ fn main() -> ExitCode {
         probes::trials(),
         probed::trials(),
         mirrored::trials(),
+        verdicts::trials(),
         prometheus::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()

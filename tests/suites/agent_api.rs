@@ -17,6 +17,8 @@ mod explain;
 mod faults;
 #[path = "agent_api/garbage.rs"]
 mod garbage;
+#[path = "agent_api/kubelet.rs"]
+mod kubelet;
 #[path = "agent_api/mirror.rs"]
 mod mirror;
 #[path = "agent_api/mirror_exec.rs"]

@@ -80,7 +80,7 @@ pub(super) fn stop_when_forgotten() {
 const PIDS_BYTES: u32 = 8;
 const _: () = assert!(size_of::<bpf_pidns_info>() == PIDS_BYTES as usize);
 
-/// The running task is the agent's, whatever container that is in. To be asked only where a task in a container matters.
+/// The running task is the agent's, whatever container that is in. To be asked of probes only.
 #[inline(always)]
 pub(super) fn is_agent() -> bool {
     let Some(control) = maps::CONTROL.get(0) else { return false };

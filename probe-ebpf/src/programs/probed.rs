@@ -10,20 +10,21 @@ use super::queue::{self, Queues};
 use super::{account, closing, identity, maps};
 use probe_ebpf::fields::Field;
 use probe_ebpf::wire::{
-    Begun, Kind, NONE, PROBE_ACCEPTED, PROBE_ACKED, PROBE_FAILED, PROBE_FINISHED, PROBE_QUEUE_FULL,
-    PROBE_RECEIVED, PROBE_SENT, PROBE_UNREAD, ProbeEnd, Probed, SlotRef, Tuple, anomaly,
+    Begun, Kind, NONE, PROBE_ACCEPTED, PROBE_ACKED, PROBE_FAILED, PROBE_FINISHED, PROBE_OWN,
+    PROBE_QUEUE_FULL, PROBE_RECEIVED, PROBE_SENT, PROBE_UNREAD, ProbeEnd, Probed, SlotRef, Tuple, anomaly,
 };
 
 /// A probe begins.
 #[inline(always)]
 pub(super) fn begun(slot: SlotRef, port: u16) -> Begun {
     let queues = queue::look(identity::namespace_of_slot(slot), port);
+    let own = if load::is_agent() { PROBE_OWN } else { 0 };
     Begun {
         at_ns: load::now_ns(),
         jiffies: load::jiffies(),
         dropped: queues.dropped,
         opener: load::current_process(),
-        flags: u32::from(queues.flags),
+        flags: u32::from(queues.flags | own),
     }
 }
 
@@ -179,7 +180,7 @@ fn record(seen: &Connection, probed: &Probed, flags: u16, received_jiffies: u32)
         dropped: dropped.wrapping_sub(probed.begun.dropped),
         opener: probed.begun.opener,
         port: seen.local_port,
-        flags: flags | before.1 | queue_flags,
+        flags: flags | before.1 | queue_flags | (before.0 & PROBE_OWN),
     });
     entry.submit(0);
 }

@@ -42,7 +42,7 @@ pub struct Begun {
     pub dropped: u32,
     /// Process that opened it.
     pub opener: u32,
-    /// [`super::PROBE_QUEUE_KNOWN`] and [`super::PROBE_QUEUE_FULL`], as they were then.
+    /// [`super::PROBE_QUEUE_KNOWN`] and [`super::PROBE_QUEUE_FULL`], as they were then, and [`super::PROBE_OWN`].
     pub flags: u32,
 }
 

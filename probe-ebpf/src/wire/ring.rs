@@ -198,6 +198,8 @@ pub const PROBE_UNREAD: u16 = 64;
 pub const PROBE_FINISHED: u16 = 128;
 /// An error ended it: refused, reset, unreachable.
 pub const PROBE_FAILED: u16 = 256;
+/// The agent opened it, whatever pid namespace it is in.
+pub const PROBE_OWN: u16 = 512;
 
 /// A cgroup was made or removed.
 #[repr(C)]

@@ -5,6 +5,7 @@
 use crate::conntrack::Tracked;
 use crate::kubelet::{ProbeUse, Seen};
 use crate::time::Mono;
+use crate::verdicts;
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::protocol::Protocol;
 use probe_ebpf::wire::{Counters, SlotRef};
@@ -138,6 +139,8 @@ pub enum Fact {
     Tracked(Tracked),
     /// A connection of a probe of the kubelet ended.
     Probed(Seen),
+    /// A reading of the kubelet's own counters of verdicts.
+    Verdicts(Box<verdicts::Reading>),
     /// A reading of a slot's counters.
     Reading {
         /// Slot and generation.
@@ -184,6 +187,7 @@ impl Fact {
             | Self::Loss(_)
             | Self::Tracked(_)
             | Self::Probed(_)
+            | Self::Verdicts(_)
             | Self::Reading { .. }
             | Self::KernelAnomalies { .. } => false,
         }

@@ -268,6 +268,13 @@ pub struct Observed {
     pub shared: bool,
 }
 
+/// Nothing was seen.
+impl Default for Observed {
+    fn default() -> Self {
+        PortSeen::default().observed(false)
+    }
+}
+
 impl PortSeen {
     /// For the API.
     pub(crate) fn observed(&self, shared: bool) -> Observed {

@@ -37,4 +37,5 @@ pub mod termination;
 mod test_data;
 pub mod time;
 mod totals;
+pub mod verdicts;
 pub mod wallclock;

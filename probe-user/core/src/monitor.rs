@@ -15,6 +15,7 @@ mod saved;
 mod settle;
 mod table;
 mod vacancy;
+mod verdicts;
 
 pub use adopt::{KernelTables, Known};
 
@@ -299,6 +300,7 @@ impl Monitor {
             Fact::Loss(loss) => self.handle_loss(at, loss),
             Fact::Tracked(tracked) => self.handle_tracked(&tracked),
             Fact::Probed(seen) => self.handle_probed(at, &seen),
+            Fact::Verdicts(reading) => self.handle_verdicts(at, &reading),
             Fact::Reading { slot, counters } => self.handle_reading(at, slot, &counters),
             Fact::KernelAnomalies { values } => self.handle_kernel_anomalies(&values),
             Fact::Anomaly { kind, count } => self.note(kind, count),

@@ -11,6 +11,7 @@ use crate::routes::Routes;
 use crate::slots::PodIx;
 use crate::time::Mono;
 use crate::totals::WorkloadIx;
+use crate::verdicts::PodVerdicts;
 use probe_ebpf::wire::SlotRef;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -218,6 +219,9 @@ pub(crate) struct PodState {
     /// What was seen of its probes, by port.
     #[serde(default)]
     pub(crate) probed: BTreeMap<u16, PortSeen>,
+    /// What the kubelet says of its probes, since this agent asks.
+    #[serde(skip)]
+    pub(crate) verdicts: PodVerdicts,
     /// The kernel side knows that services name some of its ports.
     pub(crate) served: bool,
     /// By service name.
@@ -265,6 +269,7 @@ impl PodState {
             slot_refused: false,
             ports: BTreeMap::new(),
             probed: BTreeMap::new(),
+            verdicts: PodVerdicts::default(),
             served: false,
             services: BTreeMap::new(),
             vacant: BTreeSet::new(),

@@ -7,6 +7,7 @@ use probe_core::advice::WorkloadAdvice;
 use probe_core::kubelet::ProbeItem;
 use probe_core::snapshot::{Series, Snapshot};
 use probe_core::termination::{Filter, Listing, Restart, Termination};
+use probe_core::verdicts::VerdictItem;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use thiserror::Error;
@@ -60,7 +61,7 @@ pub(crate) enum Query {
     Terminations(Filter, oneshot::Sender<Listing<Termination>>),
     Restarts(Filter, oneshot::Sender<Listing<Restart>>),
     Advice(Filter, oneshot::Sender<Vec<WorkloadAdvice>>),
-    Probes(oneshot::Sender<Vec<ProbeItem>>),
+    Probes(oneshot::Sender<(Vec<ProbeItem>, Vec<VerdictItem>)>),
     Record(oneshot::Sender<Option<Recording>>),
 }
 
@@ -106,8 +107,8 @@ impl Handle {
         self.ask(|reply| Query::Advice(filter, reply)).await
     }
 
-    /// The local pods' probes, and what was seen of the kubelet's.
-    pub async fn probes(&self) -> Result<Vec<ProbeItem>, QueryError> {
+    /// The local pods' probes, what was seen of the kubelet's, and its verdicts.
+    pub async fn probes(&self) -> Result<(Vec<ProbeItem>, Vec<VerdictItem>), QueryError> {
         self.ask(Query::Probes).await
     }
 

@@ -29,6 +29,8 @@ pub struct Own<'a> {
     pub conntrack: rules::State,
     /// How many questions to it ended how.
     pub conntrack_queries: [u64; Asked::ALL.len()],
+    /// Whether the kubelet's own verdicts are read.
+    pub kubelet: rules::State,
     /// All watches are in sync, and some are there.
     pub api_in_sync: bool,
     /// A first list came in.
@@ -49,7 +51,9 @@ impl Own<'_> {
         feature(&mut out, "kernel_programs", kernel, whole);
         feature(&mut out, "cgroups", self.cgroup_error.is_none(), self.cgroup_error.is_none());
         feature(&mut out, "kubernetes_api", self.api_seen, self.api_in_sync);
-        for (name, state) in [("proxy_rules", &self.rules), ("conntrack", &self.conntrack)] {
+        for (name, state) in
+            [("proxy_rules", &self.rules), ("conntrack", &self.conntrack), ("kubelet_metrics", &self.kubelet)]
+        {
             let works = *state == rules::State::Active;
             // Not wanted is not degraded.
             feature(&mut out, name, works, works || *state == rules::State::Disabled);

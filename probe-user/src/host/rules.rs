@@ -37,7 +37,7 @@ const RETRY: Duration = Duration::from_secs(30);
 const NOT_VISIBLE: &str = "no nftables table kube-proxy with a set hairpin-connections: another data plane, or \
                            another mode of kube-proxy";
 
-/// Whether the proxy's rules are followed, or connection tracking is asked.
+/// Whether the proxy's rules are followed, connection tracking is asked, or the kubelet is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum State {
     /// Not asked for.

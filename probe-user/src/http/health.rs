@@ -32,6 +32,7 @@ pub async fn readyz(State(app): State<App>, RawQuery(query): RawQuery) -> Respon
         cgroups(&app.start),
         optional("proxy-rules", app.rules.state()),
         optional("conntrack", app.lookups.state()),
+        optional("kubelet-metrics", app.readings.state()),
         lists(&app),
     ];
     checks.extend(app.outbox.as_deref().map(events));

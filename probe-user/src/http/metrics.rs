@@ -52,6 +52,7 @@ fn own_series(app: &App) -> Vec<Series> {
         rules: app.rules.state(),
         conntrack: app.lookups.state(),
         conntrack_queries: app.lookups.counts(),
+        kubelet: app.readings.state(),
         api_in_sync: !states.is_empty() && states.iter().all(|(_, state)| state.synced),
         api_seen: states.iter().any(|(_, state)| state.ever_synced),
         lags: app.table.lags(mono_now()),

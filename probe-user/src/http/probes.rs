@@ -1,5 +1,5 @@
 //! `/api/v1/probes`: the probes of the local pods as JSON, filtered by query. Two halves of each: what mirror mode believes of it, with its attempts
-//! and its last run, and what the kernel programs saw of the kubelet's own. A half that is not there is null.
+//! and its last run, and what the kernel programs saw of the kubelet's own, beside the kubelet's verdicts. A half that is not there is null.
 
 use super::{App, error, json_response};
 use crate::clock::{mono_now, unix_now_ns};
@@ -15,6 +15,7 @@ use probe_core::probes::tally::{Parts, Ran};
 use probe_core::probes::verdict::Outcome;
 use probe_core::termination::PodName;
 use probe_core::time::Mono;
+use probe_core::verdicts::{Counts, Reconciled, VerdictItem};
 use probe_core::wallclock::Timestamp;
 use probe_engine::{ContainerPort, Handler};
 use serde::{Deserialize, Serialize};
@@ -48,7 +49,16 @@ struct Row {
     target: Option<String>,
     period_seconds: i64,
     mirror: Option<Mirrored>,
-    kubelet: Option<Observed>,
+    kubelet: Option<Kubelet>,
+}
+
+/// The kubelet's own probes. Without `--kubelet-metrics` it has no verdicts.
+#[derive(Serialize)]
+struct Kubelet {
+    verdicts: Option<Counts>,
+    #[serde(flatten)]
+    observed: Observed,
+    reconciled: Option<Reconciled>,
 }
 
 #[derive(Serialize)]
@@ -101,8 +111,8 @@ pub async fn probes(State(app): State<App>, asked: Result<Query<Wanted>, QueryRe
         Ok(Query(wanted)) => wanted,
         Err(why) => return error(StatusCode::BAD_REQUEST, why.body_text()),
     };
-    let seen = match app.links.handle.probes().await {
-        Ok(seen) => seen,
+    let (seen, verdicts) = match app.links.handle.probes().await {
+        Ok(known) => known,
         Err(why) => return error(StatusCode::SERVICE_UNAVAILABLE, why),
     };
     let now = (mono_now(), unix_now_ns());
@@ -111,7 +121,7 @@ pub async fn probes(State(app): State<App>, asked: Result<Query<Wanted>, QueryRe
         let manager = app.mirror.manager();
         manager.targets().map(|target| mirrored(&target, now)).collect()
     };
-    let mut probes = joined(mirrored, seen);
+    let mut probes = joined(mirrored, seen, verdicts);
     probes.retain(|row| wanted.has(row));
     let mode = if app.start.probes { "mirror" } else { "off" };
     json_response(StatusCode::OK, &Answer { node: &app.start.node, mode, probes })
@@ -126,7 +136,7 @@ impl Wanted {
 }
 
 /// Both halves of each probe, in the order of the pods' names.
-fn joined(mirrored: Vec<Row>, seen: Vec<ProbeItem>) -> Vec<Row> {
+fn joined(mirrored: Vec<Row>, seen: Vec<ProbeItem>, verdicts: Vec<VerdictItem>) -> Vec<Row> {
     let mut rows: BTreeMap<[String; 5], Row> = mirrored.into_iter().map(|row| (row.key(), row)).collect();
     for item in seen {
         let row = Row::of(item);
@@ -135,7 +145,26 @@ fn joined(mirrored: Vec<Row>, seen: Vec<ProbeItem>) -> Vec<Row> {
             None => drop(rows.insert(row.key(), row)),
         }
     }
+    let mut verdicts: BTreeMap<_, _> = verdicts
+        .into_iter()
+        .map(|item| {
+            ((item.pod_uid, item.container, item.probe_type.to_string()), (item.verdicts, item.reconciled))
+        })
+        .collect();
+    for row in rows.values_mut() {
+        let key = (row.pod.uid.clone(), row.container.clone(), row.probe_type.clone());
+        if let Some((counts, reconciled)) = verdicts.remove(&key) {
+            let kubelet = row.kubelet.get_or_insert_with(|| Kubelet::of(Observed::default()));
+            (kubelet.verdicts, kubelet.reconciled) = (Some(counts), reconciled);
+        }
+    }
     rows.into_values().collect()
+}
+
+impl Kubelet {
+    fn of(observed: Observed) -> Self {
+        Self { verdicts: None, observed, reconciled: None }
+    }
 }
 
 impl Row {
@@ -158,7 +187,7 @@ impl Row {
             target: Some(item.target).filter(|target| !target.is_empty()),
             period_seconds: i64::from(item.period_seconds),
             mirror: None,
-            kubelet: item.kubelet,
+            kubelet: item.kubelet.map(Kubelet::of),
         }
     }
 }

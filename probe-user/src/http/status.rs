@@ -8,6 +8,7 @@ use crate::host::rules::State;
 use crate::kernel::{Heritage, HookState};
 use crate::kube::events::outbox::{Dropped, Outbox, Sent};
 use crate::kube::table::kind_name;
+use crate::kubelet::{Ended, Readings};
 use axum::extract;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -68,6 +69,7 @@ pub async fn status(extract::State(app): extract::State<App>) -> Response {
             "pins": pins(start),
             "proxy_rules": proxy_rules(&app.rules.state()),
             "conntrack": conntrack(&app.lookups),
+            "kubelet_metrics": kubelet_metrics(&app.readings),
             "hooks": hooks,
             "sources": sources,
             "probes": mirrored(&app),
@@ -153,6 +155,19 @@ fn conntrack(lookups: &Lookups) -> Value {
     let counts = Asked::ALL.map(Asked::name).into_iter().zip(lookups.counts());
     let asked: Map<String, Value> = counts.map(|(name, count)| (name.to_owned(), json!(count))).collect();
     json!({"state": state, "why": why, "asked": asked})
+}
+
+fn kubelet_metrics(readings: &Readings) -> Value {
+    let state = readings.state();
+    let (state, why) = match &state {
+        State::Active => ("active", None),
+        State::Disabled => ("disabled", Some("--kubelet-metrics is not set")),
+        State::Unsupported(why) => ("unsupported", Some(why.as_str())),
+        State::Failed(why) => ("failed", Some(why.as_str())),
+    };
+    let counts = Ended::ALL.map(Ended::name).into_iter().zip(readings.counts());
+    let counts: Map<String, Value> = counts.map(|(name, count)| (name.to_owned(), json!(count))).collect();
+    json!({"state": state, "why": why, "readings": counts})
 }
 
 fn state_of(state: &HookState) -> (&'static str, Option<&str>) {

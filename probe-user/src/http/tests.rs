@@ -75,6 +75,7 @@ impl Servers {
             rules,
             lookups: Lookups::default(),
             outbox,
+            readings: Readings::default(),
             mirror: Mirror::new(Settings { caps, period_max_seconds: None, exec: false }),
             start: Arc::new(start),
         };
@@ -191,7 +192,7 @@ fn health_names_what_is_missing_and_turns_ready_with_the_first_lists() {
     let verbose = get(servers.public, "/readyz?verbose", "");
     let expected = "[+]driver ok\n\
          [+]kernel ok: degraded: kernel programs: built without kernel programs; tcp_send_reset: unsupported: before 6.10\n\
-         [+]cgroups ok\n[+]proxy-rules ok: disabled\n[+]conntrack ok: disabled\n[+]api-lists ok\nreadyz check passed\n";
+         [+]cgroups ok\n[+]proxy-rules ok: disabled\n[+]conntrack ok: disabled\n[+]kubelet-metrics ok: disabled\n[+]api-lists ok\nreadyz check passed\n";
     assert_eq!((verbose.status, verbose.text()), (200, expected));
 }
 

@@ -1,6 +1,7 @@
-//! The connection to the API server, by kubeconfig or by the pod's service account. Opens nothing yet: the first request
-//! does. Credentials that the server refuses are read anew, once for all who share the connection.
+//! The connection to the API server, by kubeconfig or by the pod's service account, and with the same credentials that to the
+//! node's kubelet. Opens nothing yet: the first request does. Credentials that the server refuses are read anew, once for all who share the connection.
 
+use hyper::Uri;
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use std::path::{Path, PathBuf};
@@ -32,8 +33,44 @@ pub enum ConnectError {
     Client(#[from] kube::Error),
 }
 
+/// What vouches for a kubelet's certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// The authority that vouches for the API server's.
+    Cluster,
+    /// The authorities in this file.
+    File(PathBuf),
+    /// Nothing: whoever answers is believed, and gets the credentials.
+    Nobody,
+}
+
 /// A client for the API of `kubeconfig`'s current context, else of the cluster that this pod runs in.
 pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
+    Ok(Client::try_from(config(kubeconfig).await?)?)
+}
+
+/// A client for the kubelet at this address, with the same credentials.
+pub async fn connect_kubelet(
+    kubeconfig: Option<&Path>,
+    url: &Uri,
+    trust: &Trust,
+) -> Result<Client, ConnectError> {
+    let mut config = config(kubeconfig).await?;
+    config.cluster_url = url.clone();
+    // What holds for the way to the API server does not hold for this one.
+    config.tls_server_name = None;
+    config.proxy_url = None;
+    config.accept_invalid_certs = *trust == Trust::Nobody;
+    match trust {
+        Trust::Cluster => {}
+        Trust::File(path) => config.root_cert_file = Some(path.clone()),
+        // No authority is looked for: an image may have none.
+        Trust::Nobody => (config.root_cert, config.root_cert_file) = (Some(Vec::new()), None),
+    }
+    Ok(Client::try_from(config)?)
+}
+
+async fn config(kubeconfig: Option<&Path>) -> Result<Config, ConnectError> {
     let mut config = match kubeconfig {
         None => Config::incluster()?,
         Some(path) => {
@@ -45,7 +82,7 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> 
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     // The watches retry by themselves, where it is counted.
     config.default_retry = false;
-    Ok(Client::try_from(config)?)
+    Ok(config)
 }
 
 /// The client that all requests share; clones share it too.

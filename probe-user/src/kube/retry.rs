@@ -97,7 +97,7 @@ impl WatchError {
 }
 
 /// The message of an API error without the whole Status behind it.
-pub(super) fn brief(error: &kube::Error) -> String {
+pub(crate) fn brief(error: &kube::Error) -> String {
     if let kube::Error::Api(status) = error {
         return format!("the API answered {}: {}", status.code, status.message);
     }
@@ -114,21 +114,21 @@ pub(super) fn brief(error: &kube::Error) -> String {
 }
 
 /// Pauses between failures: doubled each time, with jitter, so that the agents of a cluster do not return all at once.
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     next: Duration,
     timing: Timing,
 }
 
 impl Backoff {
-    pub(super) fn new(timing: Timing) -> Self {
+    pub(crate) fn new(timing: Timing) -> Self {
         Self { next: timing.backoff_min, timing }
     }
 
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.next = self.timing.backoff_min;
     }
 
-    pub(super) fn failed(&mut self) -> Duration {
+    pub(crate) fn failed(&mut self) -> Duration {
         let base = self.next;
         self.next = (base * 2).min(self.timing.backoff_max);
         base / 2 + base.mul_f64(f64::from(random()) / f64::from(u32::MAX) / 2.0)

@@ -38,6 +38,16 @@ pub(super) enum Role {
     Readiness,
 }
 
+impl Role {
+    /// As labels and events have it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Startup => "Startup",
+            Self::Readiness => "Readiness",
+        }
+    }
+}
+
 /// A probe of a container, defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Probe {
@@ -88,11 +98,12 @@ impl Probe {
     }
 
     /// Probes from now on, on a thread of its own in the caller's network, a container that has run for so long; `report` hears every
-    /// change of the verdict.
+    /// change of the verdict, `counted` every result.
     pub(super) fn start(
         self,
         address: IpAddr,
         age: Duration,
+        counted: impl Fn(bool) + Send + 'static,
         report: impl Fn(bool) + Send + 'static,
     ) -> anyhow::Result<ProbeHandle> {
         let (stop, stopped) = channel();
@@ -105,6 +116,7 @@ impl Probe {
                 stopped.recv_timeout(next.saturating_duration_since(Instant::now()))
             {
                 let result = self.attempt(address).is_ok();
+                counted(result);
                 count = if result == last { count + 1 } else { 1 };
                 last = result;
                 let threshold = if result { self.success_threshold } else { self.failure_threshold };

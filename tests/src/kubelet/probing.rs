@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use super::container::State;
 use super::journal::Step;
 use super::probe::{Probe, Role};
+use super::verdicts::ProbeLabels;
 use super::worker::{Message, Worker};
 
 impl Worker {
@@ -24,7 +25,16 @@ impl Worker {
         let report = move |passed| {
             drop(outbox.send(Message::Probed { container: index, id: id.clone(), role, passed }))
         };
-        container.probe = Some(probe.start(IpAddr::V4(addresses.v4()), age, report)?);
+        let labels = ProbeLabels {
+            namespace: self.namespace.clone(),
+            pod: self.name.clone(),
+            pod_uid: self.uid.clone(),
+            container: container.name.clone(),
+            probe_type: role.name(),
+        };
+        let verdicts = self.shared.verdicts.clone();
+        let counted = move |passed| verdicts.count(&labels, if passed { "successful" } else { "failed" });
+        container.probe = Some(probe.start(IpAddr::V4(addresses.v4()), age, counted, report)?);
         Ok(true)
     }
 

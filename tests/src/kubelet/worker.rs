@@ -327,6 +327,7 @@ impl Worker {
             self.record(Step::SandboxRemoved);
         }
         self.finished = true;
+        self.shared.verdicts.remove(&self.uid);
         self.publish_status();
         self.shared.node.cgroups().remove_pod(&self.cgroup_uid)
     }

@@ -37,7 +37,7 @@ fn container_id(world: &World, pod: &PodRef) -> anyhow::Result<String> {
 }
 
 /// The cgroup of the pod's only container, as the API names it: there is the sandbox's too.
-fn container_of(world: &World, own: &PodRef) -> anyhow::Result<PathBuf> {
+pub(crate) fn container_of(world: &World, own: &PodRef) -> anyhow::Result<PathBuf> {
     Ok(world.node().cgroups().pod(&own.uid).join(container_id(world, own)?))
 }
 

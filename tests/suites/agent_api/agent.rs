@@ -56,6 +56,7 @@ impl Agent {
             probes: false,
             mirror,
             cri_socket: None,
+            kubelet: None,
             kernel_log: false,
         };
         change(&mut config);

@@ -30,6 +30,7 @@ impl Monitor {
         };
         let cause = seen.timeout(at, &probes);
         let workload = pod.workload;
+        pod.verdicts.saw(seen, at);
         pod.probed.entry(seen.port).or_default().take(seen, cause);
         for phase in Phase::ALL {
             if let Some(ns) = seen.phase(phase) {

@@ -11,6 +11,7 @@ use probe_core::limits::{Limits, SECOND};
 use probe_core::probes::ProbeType;
 use probe_core::probes::pod::HandlerKind;
 use probe_core::time::Mono;
+use probe_core::verdicts::{Counts, Reading, Told};
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::protocol::Protocol;
 use probe_ebpf::wire::{Counters, SlotRef};
@@ -186,6 +187,23 @@ prop_compose! {
     }
 }
 
+fn told() -> impl Strategy<Value = Told> {
+    (uid(), 0u8..2, 0usize..3, number(), number(), number()).prop_map(
+        |(pod_uid, container, probe_type, success, failure, unknown)| Told {
+            pod_uid,
+            container: format!("c{container}"),
+            probe_type: ProbeType::ALL[probe_type],
+            counts: Counts { success, failure, unknown },
+        },
+    )
+}
+
+fn verdicts() -> impl Strategy<Value = Fact> {
+    (0u64..40, 0u64..2, prop::collection::vec(told(), 0..4)).prop_map(|(asked, life, told)| {
+        Fact::Verdicts(Box::new(Reading { asked: Mono(asked * SECOND), life, told }))
+    })
+}
+
 fn counters() -> impl Strategy<Value = Counters> {
     (prop::collection::vec((0usize..10, 0usize..3, 0usize..2, number()), 0..4), number(), number(), 0u64..40)
         .prop_map(|(lost, opened, probes, last)| {
@@ -282,6 +300,7 @@ pub(crate) fn from_kernel() -> impl Strategy<Value = Fact> {
         }),
         2 => loss().prop_map(Fact::Loss),
         1 => probed(),
+        1 => verdicts(),
         1 => (loss(), number(), any::<bool>(), 0u8..4, number()).prop_map(tracked),
         4 => (slot(), counters()).prop_map(|(slot, counters)| Fact::Reading { slot, counters: Box::new(counters) }),
         1 => prop::collection::vec(number(), 0..12).prop_map(|values| Fact::KernelAnomalies { values }),

@@ -325,6 +325,7 @@ fn name_of(fact: &Fact) -> &'static str {
             "other records"
         }
         Fact::Rules { .. } | Fact::RulesRead { .. } => "rules",
+        Fact::Verdicts(_) => "the kubelet's verdicts",
         Fact::Clock { .. } | Fact::Watch { .. } | Fact::KernelAnomalies { .. } | Fact::Anomaly { .. } => {
             "clock and health"
         }

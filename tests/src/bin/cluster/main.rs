@@ -111,7 +111,7 @@ fn run(args: &Args) -> anyhow::Result<bool> {
         report.endings = endings::run(&site, &args.ending)?;
     }
     if wanted(Part::Probes) {
-        report.probes = probes::run()?;
+        report.probes = probes::run(&mut site)?;
     }
     if wanted(Part::Experiments) {
         (report.experiments, report.alerts) = experiment::run(&site, args.runs)?;

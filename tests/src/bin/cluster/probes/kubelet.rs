@@ -37,6 +37,11 @@ impl Counts {
         Self { successful: of("successful"), failed: of("failed"), unknown: of("unknown") }
     }
 
+    /// None is more than there.
+    pub(super) fn is_within(self, other: Self) -> bool {
+        self.successful <= other.successful && self.failed <= other.failed && self.unknown <= other.unknown
+    }
+
     /// What was added.
     pub(super) fn since(self, before: Self) -> Self {
         Self {
