@@ -20,6 +20,8 @@ mod crash;
 mod ends;
 #[path = "agent/events.rs"]
 mod events;
+#[path = "agent/execed.rs"]
+mod execed;
 #[path = "agent/fallback.rs"]
 mod fallback;
 #[path = "agent/families.rs"]
@@ -138,6 +140,7 @@ fn main() -> ExitCode {
         recorded::trials(),
         probes::trials(),
         probed::trials(),
+        execed::trials(),
         mirrored::trials(),
         prometheus::trials(),
     ];

@@ -7,6 +7,7 @@
 
 mod adopt;
 mod api;
+mod execed;
 mod kernel;
 mod output;
 mod probed;
@@ -299,6 +300,7 @@ impl Monitor {
             Fact::Loss(loss) => self.handle_loss(at, loss),
             Fact::Tracked(tracked) => self.handle_tracked(&tracked),
             Fact::Probed(seen) => self.handle_probed(at, &seen),
+            Fact::Execed(execed) => self.handle_execed(execed),
             Fact::Reading { slot, counters } => self.handle_reading(at, slot, &counters),
             Fact::KernelAnomalies { values } => self.handle_kernel_anomalies(&values),
             Fact::Anomaly { kind, count } => self.note(kind, count),

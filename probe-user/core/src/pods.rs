@@ -4,6 +4,7 @@ use crate::conntrack::{Before, Met, Tracked, sent_it};
 use crate::endpoints::Membership;
 use crate::episode::Episode;
 use crate::event::{Address, Loss, Pod};
+use crate::exec::PodExecs;
 use crate::kubelet::PortSeen;
 use crate::ledger::Ledger;
 use crate::ports::PortUse;
@@ -218,6 +219,9 @@ pub(crate) struct PodState {
     /// What was seen of its probes, by port.
     #[serde(default)]
     pub(crate) probed: BTreeMap<u16, PortSeen>,
+    /// What was run in its containers from outside.
+    #[serde(default)]
+    pub(crate) execs: PodExecs,
     /// The kernel side knows that services name some of its ports.
     pub(crate) served: bool,
     /// By service name.
@@ -265,6 +269,7 @@ impl PodState {
             slot_refused: false,
             ports: BTreeMap::new(),
             probed: BTreeMap::new(),
+            execs: PodExecs::default(),
             served: false,
             services: BTreeMap::new(),
             vacant: BTreeSet::new(),
