@@ -102,6 +102,22 @@ fields! {
     Cgroups = "task_struct" "cgroups";
     /// What its thread group shares.
     TaskSignal = "task_struct" "signal";
+    /// When it was made (CLOCK_MONOTONIC since 5.5); an exec leaves it, by whichever thread.
+    StartTime = "task_struct" "start_time";
+    /// Bits `PF_*`.
+    TaskFlags = "task_struct" "flags";
+    /// Name: of what it executed last, unless it names itself.
+    Comm = "task_struct" "comm";
+    /// Time that it has run, in nanoseconds, up to the last tick or switch.
+    RunTime = "task_struct" "se.sum_exec_runtime";
+    /// Its terminal.
+    Terminal = "signal_struct" "tty";
+    /// Run time of the threads that are released, in nanoseconds.
+    ReleasedTime = "signal_struct" "sum_sched_runtime";
+    /// User time of the children that were waited for, theirs included.
+    ChildrenUser = "signal_struct" "cutime";
+    /// System time of the same.
+    ChildrenSystem = "signal_struct" "cstime";
     /// Live threads.
     Live = "signal_struct" "live.counter";
     /// Exit status of the group.

@@ -9,6 +9,7 @@ mod cgroup;
 mod closing;
 mod connection;
 mod drop;
+mod exec;
 mod exit;
 mod identity;
 mod known;

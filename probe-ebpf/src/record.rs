@@ -1,7 +1,7 @@
 //! Turns the bytes of a ring record into a value. Never trusts a length or a number.
 
 use crate::class::{Class, Confidence, Phase};
-use crate::wire::{CgroupChange, Exit, Kind, Listener, Loss, PATH_BYTES, ProbeEnd, Signal, SlotRef};
+use crate::wire::{CgroupChange, ExecEnd, Exit, Kind, Listener, Loss, PATH_BYTES, ProbeEnd, Signal, SlotRef};
 use core::mem::offset_of;
 
 /// A ring record, parsed.
@@ -87,6 +87,8 @@ pub enum Record<'a> {
     },
     /// A connection of a probe ended.
     Probe(ProbeEnd),
+    /// A command from outside ended.
+    Exec(ExecEnd),
     /// A cgroup was made or removed.
     Cgroup {
         /// When.
@@ -151,6 +153,9 @@ pub fn parse(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
     if kind == Kind::Probe as u32 {
         return parse_probe(bytes).map(Record::Probe);
     }
+    if kind == Kind::Exec as u32 {
+        return parse_exec(bytes).map(Record::Exec);
+    }
     if kind == Kind::Cgroup as u32 {
         let path: &[u8; PATH_BYTES] = array_at(bytes, offset_of!(CgroupChange, path))?;
         let end = path.iter().position(|&byte| byte == 0).ok_or(Malformed::Path)?;
@@ -209,6 +214,23 @@ fn parse_probe(bytes: &[u8]) -> Result<ProbeEnd, Malformed> {
         opener: u32_at(bytes, offset_of!(ProbeEnd, opener))?,
         port: u16_at(bytes, offset_of!(ProbeEnd, port))?,
         flags: u16_at(bytes, offset_of!(ProbeEnd, flags))?,
+    })
+}
+
+fn parse_exec(bytes: &[u8]) -> Result<ExecEnd, Malformed> {
+    Ok(ExecEnd {
+        kind: Kind::Exec as u32,
+        container: u32_at(bytes, offset_of!(ExecEnd, container))?,
+        at_ns: u64_at(bytes, offset_of!(ExecEnd, at_ns))?,
+        slot: u32_at(bytes, offset_of!(ExecEnd, slot))?,
+        generation: u32_at(bytes, offset_of!(ExecEnd, generation))?,
+        started_ns: u64_at(bytes, offset_of!(ExecEnd, started_ns))?,
+        cpu_ns: u64_at(bytes, offset_of!(ExecEnd, cpu_ns))?,
+        status: u32_at(bytes, offset_of!(ExecEnd, status))?,
+        pid: u32_at(bytes, offset_of!(ExecEnd, pid))?,
+        flags: u32_at(bytes, offset_of!(ExecEnd, flags))?,
+        reserved: 0,
+        comm: *array_at(bytes, offset_of!(ExecEnd, comm))?,
     })
 }
 
@@ -274,6 +296,7 @@ mod tests {
             (Kind::Listener, size_of::<Listener>()),
             (Kind::Cgroup, size_of::<CgroupChange>()),
             (Kind::Probe, size_of::<ProbeEnd>()),
+            (Kind::Exec, size_of::<ExecEnd>()),
         ];
         for (kind, size) in sizes {
             let mut bytes = std::vec![0u8; size];

@@ -15,7 +15,7 @@ pub use probing::*;
 pub use ring::*;
 
 /// Changed whenever the meaning of a byte here changes; maps of another ABI are not adopted.
-pub const ABI: u32 = 7;
+pub const ABI: u32 = 8;
 
 /// Which programs count, and until when: user space switches from old programs to new ones, which share the maps, with
 /// one write. 0 in `instance`: none does.
@@ -390,6 +390,7 @@ unpadded! {
     Exit = 40;
     Listener = 32;
     ProbeEnd = 96;
+    ExecEnd = 72;
     CgroupChange = 280;
 }
 const _: () = assert!(size_of::<Counters>() == 8 * (60 + 6 + 4 + 4 + 7));

@@ -4,11 +4,13 @@
 use crate::host::cgroup::Hierarchy;
 use crate::host::cgroup_path::{self, CgroupPath};
 use probe_core::event::{Address, Anomaly, Event, Fact, Loss};
+use probe_core::exec::Execed;
 use probe_core::kubelet::Seen;
 use probe_core::time::Mono;
 use probe_ebpf::record::{self, Record};
 use probe_ebpf::wire::{
-    LOSS_CONNECT, LOSS_LATE, LOSS_LATE_CONNECTION, NONE, PROBE_RECEIVED, ProbeEnd, SlotRef,
+    EXEC_TERMINAL, ExecEnd, LOSS_CONNECT, LOSS_LATE, LOSS_LATE_CONNECTION, NONE, PROBE_RECEIVED, ProbeEnd,
+    SlotRef,
 };
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -31,6 +33,7 @@ pub fn decode(bytes: &[u8], hierarchy: Option<&Hierarchy>, now: Mono) -> Option<
             (at_ns, Fact::Listener { slot, container: index(container), port, open, listeners })
         }
         Record::Probe(end) => (end.at_ns, Fact::Probed(probed(&end))),
+        Record::Exec(end) => (end.at_ns, Fact::Execed(execed(&end))),
         Record::Cgroup { at_ns, made, id, path } => {
             let path = String::from_utf8_lossy(path);
             (at_ns, cgroup(id, made, &cgroup_path::parse(hierarchy?.local(&path)?))?)
@@ -120,6 +123,21 @@ fn probed(end: &ProbeEnd) -> Seen {
         dropped: end.dropped,
         flags: end.flags,
         throttled_ns: None,
+    }
+}
+
+fn execed(end: &ExecEnd) -> Execed {
+    let comm = end.comm.split(|byte| *byte == 0).next().unwrap_or_default();
+    Execed {
+        slot: SlotRef { slot: end.slot, generation: end.generation },
+        container: end.container,
+        pid: end.pid,
+        comm: String::from_utf8_lossy(comm).into_owned(),
+        started: Mono(end.started_ns),
+        ended: Mono(end.at_ns),
+        cpu_ns: end.cpu_ns,
+        status: end.status,
+        terminal: end.flags & EXEC_TERMINAL != 0,
     }
 }
 
@@ -237,6 +255,18 @@ mod tests {
                 "{bytes:?}"
             );
         }
+    }
+
+    #[test]
+    fn the_name_of_a_command_ends_at_its_zero_byte() {
+        let named = |text: &[u8]| {
+            let mut end = ExecEnd { flags: EXEC_TERMINAL, ..ExecEnd::default() };
+            end.comm[..text.len()].copy_from_slice(text);
+            execed(&end)
+        };
+        assert_eq!((named(b"sh\0garbage").comm.as_str(), named(b"sh").terminal), ("sh", true));
+        assert_eq!(named(b"0123456789abcdef").comm, "0123456789abcdef", "without an end");
+        assert_eq!(named(b"caf\xc3").comm, "caf\u{fffd}");
     }
 
     #[test]

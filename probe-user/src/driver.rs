@@ -557,12 +557,14 @@ async fn readable(ring: &mut Option<AsyncFd<Ring>>) {
 }
 
 /// What [`kind_of`] can say: each is exported from the start.
-const RECORD_KINDS: [&str; 7] = ["cgroup", "exit", "listener", "loss", "malformed", "probe", "signal"];
+const RECORD_KINDS: [&str; 8] =
+    ["cgroup", "exec", "exit", "listener", "loss", "malformed", "probe", "signal"];
 
 fn kind_of(event: Option<&Event>) -> &'static str {
     match event.map(|event| &event.fact) {
         Some(Fact::Loss(_)) => "loss",
         Some(Fact::Probed(_)) => "probe",
+        Some(Fact::Execed(_)) => "exec",
         Some(Fact::Signal { .. }) => "signal",
         Some(Fact::Exit { .. }) => "exit",
         Some(Fact::Listener { .. }) => "listener",

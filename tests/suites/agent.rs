@@ -20,6 +20,8 @@ mod crash;
 mod ends;
 #[path = "agent/events.rs"]
 mod events;
+#[path = "agent/execed.rs"]
+mod execed;
 #[path = "agent/fallback.rs"]
 mod fallback;
 #[path = "agent/families.rs"]
@@ -140,6 +142,7 @@ fn main() -> ExitCode {
         recorded::trials(),
         probes::trials(),
         probed::trials(),
+        execed::trials(),
         mirrored::trials(),
         verdicts::trials(),
         prometheus::trials(),

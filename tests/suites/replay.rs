@@ -93,4 +93,5 @@ scenarios! {
     address_taken_over
     stale_conntrack
     service_without_endpoints
+    exec_probes
 }

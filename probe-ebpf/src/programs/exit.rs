@@ -1,11 +1,12 @@
-//! `tp_btf/sched_process_exit` (5.10+): the exit of a container's init, which stops the container if nothing did before.
+//! `tp_btf/sched_process_exit` (5.10+): the exit of a container's init, which stops the container if nothing did before, and of
+//! a command that came into a container from outside (see [`exec`]).
 //!
 //! It comes before the sockets close, so that what the exit cuts counts as lost while stopping. Rate: every thread exit
 //! on the node; threads that are not the last of their process return after two reads, processes of no container after a
 //! look at their cgroups.
 
 use super::load::{self, probe};
-use super::{account, identity, maps, signal};
+use super::{account, exec, identity, maps, signal};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::fields::Field;
 use probe_ebpf::wire::{Exit, Kind, anomaly};
@@ -28,7 +29,11 @@ pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
     let Some(leader) = probe::<*const u8>(task, Field::GroupLeader) else { return 0 };
     let Some(container) = identity::container_of_task(task) else { return 0 };
     let Some(slot) = identity::slot_of_container(container) else { return 0 };
+    let of_group: u32 = probe(group, Field::GroupExitCode).unwrap_or(0);
+    let of_task: u32 = probe(task, Field::ExitCode).unwrap_or(0);
+    let status = if of_group != 0 { of_group } else { of_task };
     if !identity::is_init(leader, container) {
+        exec::exited(task, leader, group, container, slot, status);
         return 0;
     }
     signal::stop(container, slot, leader);
@@ -36,8 +41,6 @@ pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
         // SAFETY: a live map value, written by this hook only.
         unsafe { (*state).exit_ns = load::now_ns() };
     }
-    let of_group: u32 = probe(group, Field::GroupExitCode).unwrap_or(0);
-    let of_task: u32 = probe(task, Field::ExitCode).unwrap_or(0);
     let Some(mut entry) = maps::RING.reserve::<Exit>(0) else {
         account::anomaly(anomaly::RING_FULL);
         return 0;
@@ -48,7 +51,7 @@ pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
         at_ns: load::now_ns(),
         slot: slot.slot,
         generation: slot.generation,
-        status: if of_group != 0 { of_group } else { of_task },
+        status,
         reserved: 0,
         open: account::open(slot),
     });

@@ -384,6 +384,15 @@ fn is_child_of(task: *const u8, container: u32) -> bool {
     probe::<*const u8>(task, Field::RealParent).and_then(container_of_task) == Some(container)
 }
 
+/// The task's parent is in a container of this slot. Mostly it is in the task's own cgroup.
+#[inline(always)]
+pub(super) fn has_parent_in(task: *const u8, slot: SlotRef) -> bool {
+    let Some(parent) = probe::<*const u8>(task, Field::RealParent) else { return true };
+    let cgroup = cgroup_of_task(parent);
+    cgroup == cgroup_of_task(task)
+        || container_of_cgroup(cgroup).and_then(slot_of_container).is_some_and(|of| of.slot == slot.slot)
+}
+
 /// The task is the first of a pid namespace below the node's.
 #[inline(always)]
 fn is_first_of_pids(task: *const u8) -> bool {

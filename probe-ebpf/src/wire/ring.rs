@@ -18,6 +18,8 @@ pub enum Kind {
     Cgroup = 5,
     /// [`ProbeEnd`].
     Probe = 6,
+    /// [`ExecEnd`].
+    Exec = 7,
 }
 
 /// Evidence of one lost attempt; the counter has it already.
@@ -200,6 +202,43 @@ pub const PROBE_FINISHED: u16 = 128;
 pub const PROBE_FAILED: u16 = 256;
 /// The agent opened it, whatever pid namespace it is in.
 pub const PROBE_OWN: u16 = 512;
+
+/// Bytes of a process's name (TASK_COMM_LEN), the zero byte at its end included.
+pub const COMM_BYTES: usize = 16;
+
+/// A command ended that came into a container from outside: it was begun by a process of no container of the pod, and is not the
+/// container's init.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExecEnd {
+    /// [`Kind::Exec`].
+    pub kind: u32,
+    /// Index of the container.
+    pub container: u32,
+    /// When its last thread exited.
+    pub at_ns: u64,
+    /// The slot.
+    pub slot: u32,
+    /// The slot's generation.
+    pub generation: u32,
+    /// When the runtime made the process, before it executed the command.
+    pub started_ns: u64,
+    /// CPU time of its threads from the beginning on, up to the last tick or switch, and of those children that it waited for.
+    pub cpu_ns: u64,
+    /// As wait(2) has it.
+    pub status: u32,
+    /// Pid as the node sees it.
+    pub pid: u32,
+    /// Bits `EXEC_*`.
+    pub flags: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Its name.
+    pub comm: [u8; COMM_BYTES],
+}
+
+/// It had a terminal.
+pub const EXEC_TERMINAL: u32 = 1;
 
 /// A cgroup was made or removed.
 #[repr(C)]

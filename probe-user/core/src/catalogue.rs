@@ -167,6 +167,27 @@ pub const CATALOGUE: &[Family] = &[
         with_w!["probe_type", "cause"],
         "Probes of the kubelet that it gave up at their timeout, by what the kernel shows of the cause.",
     ),
+    core(
+        "kubelet_exec_probes",
+        Kind::Counter,
+        with_w!["probe_type"],
+        "Exec probes of the kubelet that ended, by their processes in the container.",
+    ),
+    unit(
+        core(
+            "kubelet_exec_probe_cpu_seconds",
+            Kind::Counter,
+            with_w!["probe_type"],
+            "CPU time of the kubelet's exec probes in their containers, but for the last tick of each; what the runtime spends beside them is not in it.",
+        ),
+        "seconds",
+    ),
+    core(
+        "other_execs",
+        Kind::Counter,
+        with_w!["kind"],
+        "Commands that were run in a container from outside and are no exec probe, or not certainly one (ambiguous).",
+    ),
     core("terminating_pods", Kind::Gauge, W, "Pods that are deleting, stopping or settling."),
     core("terminating_connections", Kind::Gauge, W, "Open inbound connections of terminating pods."),
     core("node_lost_requests", Kind::Counter, &[], "Lost requests of all workloads on this node."),
@@ -177,6 +198,24 @@ pub const CATALOGUE: &[Family] = &[
             Kind::Histogram(PROBE_BUCKETS),
             &["probe_type", "phase"],
             "Parts of the kubelet's probes: connect, from there to the application's first read, from there to the first answer.",
+        ),
+        "seconds",
+    ),
+    unit(
+        core(
+            "kubelet_exec_probe_duration_seconds",
+            Kind::Histogram(PROBE_BUCKETS),
+            &["probe_type"],
+            "The kubelet's exec probes: from the making of the process by the runtime to its exit.",
+        ),
+        "seconds",
+    ),
+    unit(
+        core(
+            "node_exec_probe_cpu_seconds",
+            Kind::Counter,
+            &[],
+            "CPU time of all exec probes of the kubelet on this node, as kubelet_exec_probe_cpu_seconds has it.",
         ),
         "seconds",
     ),

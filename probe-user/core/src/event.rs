@@ -3,6 +3,7 @@
 //! object a line. No conclusion is drawn here.
 
 use crate::conntrack::Tracked;
+use crate::exec::{ExecHook, ExecUse, Execed};
 use crate::kubelet::{ProbeUse, Seen};
 use crate::time::Mono;
 use crate::verdicts;
@@ -141,6 +142,8 @@ pub enum Fact {
     Probed(Seen),
     /// A reading of the kubelet's own counters of verdicts.
     Verdicts(Box<verdicts::Reading>),
+    /// A command that came into a container from outside ended.
+    Execed(Execed),
     /// A reading of a slot's counters.
     Reading {
         /// Slot and generation.
@@ -188,6 +191,7 @@ impl Fact {
             | Self::Tracked(_)
             | Self::Probed(_)
             | Self::Verdicts(_)
+            | Self::Execed(_)
             | Self::Reading { .. }
             | Self::KernelAnomalies { .. } => false,
         }
@@ -234,6 +238,12 @@ pub struct Pod {
     pub probe_ports: Vec<u16>,
     /// Those probes.
     pub probes: Vec<ProbeUse>,
+    /// Its spec's exec probes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exec_probes: Vec<ExecUse>,
+    /// Its spec's hooks that run a command.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exec_hooks: Vec<ExecHook>,
     /// What its ports' names and its probes say that they speak.
     pub hints: Vec<PortHint>,
     /// Deletion, once requested.
@@ -463,7 +473,7 @@ pub enum Anomaly {
     CounterWentBack,
     /// A map write failed.
     MapWrite,
-    /// Evidence beyond the bound of a termination.
+    /// Evidence beyond the bound of a termination, or of what waits for a container's name.
     EvidenceDropped,
     /// A termination beyond the history's bound.
     HistoryDropped,

@@ -4,6 +4,7 @@
 //! Out: phases and a cause. Not here: verdicts, which only the kubelet knows; and no look into what was said.
 
 use crate::event::Workload;
+use crate::exec::ExecObserved;
 use crate::probes::ProbeType;
 use crate::probes::pod::HandlerKind;
 use crate::termination::PodName;
@@ -247,7 +248,7 @@ pub struct ProbeItem {
     pub probe_type: String,
     /// How it asks.
     pub handler: HandlerKind,
-    /// Where it asks.
+    /// Where it asks; empty for a command.
     pub target: String,
     /// `periodSeconds`.
     pub period_seconds: u32,
@@ -258,14 +259,26 @@ pub struct ProbeItem {
 /// What the kernel programs saw of the probes of a port.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Observed {
-    /// Connections.
+    /// Connections, or an exec probe's commands.
     pub seen: u64,
     /// Seconds of the last one's phases, as far as they came to their end.
     pub phases: BTreeMap<&'static str, f64>,
     /// Timeouts by cause.
     pub timeouts: BTreeMap<&'static str, u64>,
-    /// Other probes of the pod go to the same port, and cannot be told from it: the numbers are of all of them together.
+    /// Other probes of the pod go to the same port, or run commands that look the same, and cannot be told from it: the numbers
+    /// are of all of them together.
     pub shared: bool,
+    /// Of an exec probe, what it took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exec: Option<ExecObserved>,
+}
+
+impl Observed {
+    /// Of an exec probe: it has no connections.
+    pub(crate) fn of_exec((shared, exec): (bool, ExecObserved)) -> Self {
+        let (phases, timeouts) = (BTreeMap::new(), BTreeMap::new());
+        Self { seen: exec.count, phases, timeouts, shared, exec: Some(exec) }
+    }
 }
 
 /// Nothing was seen.
@@ -284,6 +297,7 @@ impl PortSeen {
             phases: phases.filter_map(|(phase, ns)| Some((phase.name(), seconds(ns?)))).collect(),
             timeouts: Cause::ALL.iter().zip(self.timeouts).map(|(cause, n)| (cause.name(), n)).collect(),
             shared,
+            exec: None,
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod conntrack;
 mod endpoints;
 mod episode;
 pub mod event;
+pub mod exec;
 pub mod explain;
 pub mod finding;
 mod history;

@@ -7,6 +7,7 @@
 
 mod adopt;
 mod api;
+mod execed;
 mod kernel;
 mod output;
 mod probed;
@@ -301,6 +302,7 @@ impl Monitor {
             Fact::Tracked(tracked) => self.handle_tracked(&tracked),
             Fact::Probed(seen) => self.handle_probed(at, &seen),
             Fact::Verdicts(reading) => self.handle_verdicts(at, &reading),
+            Fact::Execed(execed) => self.handle_execed(execed),
             Fact::Reading { slot, counters } => self.handle_reading(at, slot, &counters),
             Fact::KernelAnomalies { values } => self.handle_kernel_anomalies(&values),
             Fact::Anomaly { kind, count } => self.note(kind, count),

@@ -4,6 +4,7 @@ use crate::conntrack::{Before, Met, Tracked, sent_it};
 use crate::endpoints::Membership;
 use crate::episode::Episode;
 use crate::event::{Address, Loss, Pod};
+use crate::exec::PodExecs;
 use crate::kubelet::PortSeen;
 use crate::ledger::Ledger;
 use crate::ports::PortUse;
@@ -222,6 +223,9 @@ pub(crate) struct PodState {
     /// What the kubelet says of its probes, since this agent asks.
     #[serde(skip)]
     pub(crate) verdicts: PodVerdicts,
+    /// What was run in its containers from outside.
+    #[serde(default)]
+    pub(crate) execs: PodExecs,
     /// The kernel side knows that services name some of its ports.
     pub(crate) served: bool,
     /// By service name.
@@ -270,6 +274,7 @@ impl PodState {
             ports: BTreeMap::new(),
             probed: BTreeMap::new(),
             verdicts: PodVerdicts::default(),
+            execs: PodExecs::default(),
             served: false,
             services: BTreeMap::new(),
             vacant: BTreeSet::new(),

@@ -7,7 +7,7 @@ use crate::termination::{Outcome, Trigger};
 use probe_ebpf::class::{Class, Confidence};
 
 /// Counters of a workload.
-pub(crate) const COUNTERS: usize = PROBE_TIMEOUTS + ProbeLabel::ALL.len() * Cause::ALL.len();
+pub(crate) const COUNTERS: usize = OTHER_EXECS_AMBIGUOUS + 1;
 /// Histograms of a workload.
 pub(crate) const HISTOGRAMS: usize = 8;
 
@@ -22,6 +22,12 @@ pub(crate) const SILENT: usize = 94;
 /// Number of `stop_signals_ignored`.
 pub(crate) const IGNORED: usize = 95;
 const PROBE_TIMEOUTS: usize = 96;
+const EXEC_PROBES: usize = PROBE_TIMEOUTS + ProbeLabel::ALL.len() * Cause::ALL.len();
+const EXEC_CPU: usize = EXEC_PROBES + ProbeLabel::ALL.len();
+/// Number of `other_execs` that are no probes.
+pub(crate) const OTHER_EXECS: usize = EXEC_CPU + ProbeLabel::ALL.len();
+/// Number of `other_execs` that may be.
+pub(crate) const OTHER_EXECS_AMBIGUOUS: usize = OTHER_EXECS + 1;
 
 /// Histogram: deletion seen to stop signal.
 pub(crate) const PRESTOP: usize = 0;
@@ -109,6 +115,21 @@ pub(crate) fn probe_timeouts(label: ProbeLabel, cause: Cause) -> usize {
     PROBE_TIMEOUTS + label.place() * Cause::ALL.len() + cause as usize
 }
 
+/// `kubelet_exec_probes`.
+pub(crate) fn exec_probes(label: ProbeLabel) -> usize {
+    EXEC_PROBES + label.place()
+}
+
+/// `kubelet_exec_probe_cpu_seconds`; counted in nanoseconds.
+pub(crate) fn exec_cpu(label: ProbeLabel) -> usize {
+    EXEC_CPU + label.place()
+}
+
+/// True for counters of nanoseconds, which are shown as seconds.
+pub(crate) fn is_time(counter: usize) -> bool {
+    (EXEC_CPU..OTHER_EXECS).contains(&counter)
+}
+
 /// True for counters that exist at 0 from the workload's birth.
 pub(crate) fn is_alertable(counter: usize) -> bool {
     match counter {
@@ -154,6 +175,12 @@ pub(crate) fn counter(number: usize) -> (&'static str, Vec<&'static str>) {
         TAIL_CENSORED => ("traffic_tail_censored", Vec::new()),
         SILENT => ("silent_terminations", Vec::new()),
         IGNORED => ("stop_signals_ignored", Vec::new()),
+        EXEC_PROBES..EXEC_CPU => ("kubelet_exec_probes", vec![ProbeLabel::ALL[number - EXEC_PROBES].name()]),
+        EXEC_CPU..OTHER_EXECS => {
+            ("kubelet_exec_probe_cpu_seconds", vec![ProbeLabel::ALL[number - EXEC_CPU].name()])
+        }
+        OTHER_EXECS => ("other_execs", vec!["other"]),
+        OTHER_EXECS_AMBIGUOUS => ("other_execs", vec!["ambiguous"]),
         _ => {
             let n = number - PROBE_TIMEOUTS;
             let (label, cause) = (n / Cause::ALL.len() % ProbeLabel::ALL.len(), n % Cause::ALL.len());
@@ -218,6 +245,12 @@ mod tests {
         let label = ProbeLabel::Of(ProbeType::Startup);
         assert_eq!(described(probe_timeouts(label, Cause::CpuThrottled)), ["Startup", "cpu_throttled"]);
         assert_eq!(described(probe_timeouts(ProbeLabel::Unknown, Cause::Unknown)), ["unknown", "unknown"]);
+        assert_eq!(counter(exec_probes(label)), ("kubelet_exec_probes", vec!["Startup"]));
+        assert_eq!(
+            counter(exec_cpu(ProbeLabel::Unknown)),
+            ("kubelet_exec_probe_cpu_seconds", vec!["unknown"])
+        );
+        assert_eq!((0..COUNTERS).filter(|n| is_time(*n)).collect::<Vec<_>>(), ProbeLabel::ALL.map(exec_cpu));
         assert_eq!(counter(IGNORED).0, "stop_signals_ignored");
         assert_eq!((0..COUNTERS).filter(|n| is_alertable(*n)).count(), 10 + 32 + 2);
     }

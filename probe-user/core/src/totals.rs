@@ -10,7 +10,7 @@ use crate::limits::SECOND;
 use crate::series::{self, COUNTERS, HISTOGRAMS, ProbeLabel};
 use crate::snapshot::{Exemplar, Series, Value};
 use crate::time::Mono;
-use phases::Phases;
+use phases::{Execs, Phases};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -108,6 +108,12 @@ pub(crate) struct Totals {
     /// Phases of the probes of all workloads.
     #[serde(default)]
     probes: Phases,
+    /// Times of the exec probes of all workloads.
+    #[serde(default)]
+    execs: Execs,
+    /// CPU time of the exec probes of all workloads.
+    #[serde(default)]
+    pub(crate) node_exec_cpu_ns: u64,
 }
 
 impl Totals {
@@ -122,6 +128,8 @@ impl Totals {
             node_lost: 0,
             node_terminations: 0,
             probes: Phases::default(),
+            execs: Execs::default(),
+            node_exec_cpu_ns: 0,
         }
     }
 
@@ -237,6 +245,12 @@ impl Totals {
         self.probes.observe(label, phase, ns, at);
     }
 
+    /// Adds an exec probe's time, and its CPU time to the node's.
+    pub(crate) fn observe_exec(&mut self, label: ProbeLabel, ns: u64, cpu_ns: u64, at: Mono) {
+        self.execs.observe(label, ns, at);
+        self.node_exec_cpu_ns = self.node_exec_cpu_ns.saturating_add(cpu_ns);
+    }
+
     fn account(&mut self, ix: WorkloadIx, born: bool, fits: bool, lines: usize) {
         if born && fits && ix != OVERFLOW {
             self.lines += lines;
@@ -254,6 +268,7 @@ impl Totals {
             }
         }
         self.probes.scraped(at);
+        self.execs.scraped(at);
     }
 
     /// Series that found no room.
@@ -264,6 +279,7 @@ impl Totals {
     /// All series of all workloads, with `gauges` (terminating pods and connections) by workload; unsorted.
     pub(crate) fn render(&self, now: Mono, gauges: &BTreeMap<WorkloadIx, (u64, u64)>, out: &mut Vec<Series>) {
         self.probes.render(now, out);
+        self.execs.render(now, out);
         for (ix, workload) in self.list.iter().enumerate() {
             let Some(workload) = workload else { continue };
             let labels = |rest: &[&str]| {
@@ -273,7 +289,12 @@ impl Totals {
                 let Some(is_held) = is_held(*life, now) else { continue };
                 let (family, rest) = series::counter(number);
                 let exemplar = if is_held { None } else { workload.exemplars.get(&number).cloned() };
-                let value = Value::Counter(if is_held { 0 } else { *value });
+                let shown = if is_held { 0 } else { *value };
+                let value = if series::is_time(number) {
+                    Value::Seconds(seconds(shown))
+                } else {
+                    Value::Counter(shown)
+                };
                 out.push(Series { family, labels: labels(&rest), value, exemplar });
             }
             for (number, (histogram, life)) in

@@ -18,13 +18,15 @@ pub(super) struct Program {
 }
 
 use Field::{
-    AckBacklog, BytesAcked, BytesReceived, CgroupKn, CgroupRoot, CgroupSelf, Cgroups, ChildReaper, CopiedSeq,
-    CssCgroup, CssParent, DeviceIndex, DeviceNet, Drops, Error, ErrorQueue, ErrorQueueLast, ErrorSoft,
-    ExitCode, Family, Flags, GroupExitCode, GroupLeader, HalfOpen, HierarchyId, KnId, LastReceived, LastSent,
-    Live, LocalPort, LocalV4, LocalV6, MaxAckBacklog, Net, NetCookie, PeerPort, PeerV4, PeerV6, PidLevel,
-    PidNumbers, Protocol, QueuedErrno, RcvNxt, RealParent, Retransmits, SegmentsIn, SignalCode, SkbControl,
-    SkbDevice, SkbHead, SkbNetwork, SkbProtocol, SkbTime, SndNxt, SndUna, Socket, SocketCgroup, SocketCookie,
-    SocketStorage, SourcePort, State, TaskSignal, Tgid, ThreadPid, UpidNamespace, UpidNumber, WriteSeq,
+    AckBacklog, BytesAcked, BytesReceived, CgroupKn, CgroupRoot, CgroupSelf, Cgroups, ChildReaper,
+    ChildrenSystem, ChildrenUser, Comm, CopiedSeq, CssCgroup, CssParent, DeviceIndex, DeviceNet, Drops,
+    Error, ErrorQueue, ErrorQueueLast, ErrorSoft, ExitCode, Family, Flags, GroupExitCode, GroupLeader,
+    HalfOpen, HierarchyId, KnId, LastReceived, LastSent, Live, LocalPort, LocalV4, LocalV6, MaxAckBacklog,
+    Net, NetCookie, PeerPort, PeerV4, PeerV6, PidLevel, PidNumbers, Protocol, QueuedErrno, RcvNxt,
+    RealParent, ReleasedTime, Retransmits, RunTime, SegmentsIn, SignalCode, SkbControl, SkbDevice, SkbHead,
+    SkbNetwork, SkbProtocol, SkbTime, SndNxt, SndUna, Socket, SocketCgroup, SocketCookie, SocketStorage,
+    SourcePort, StartTime, State, TaskFlags, TaskSignal, Terminal, Tgid, ThreadPid, UpidNamespace,
+    UpidNumber, WriteSeq,
 };
 
 /// Every program, in the order in which they are attached: what a later one relies on comes first.
@@ -178,8 +180,16 @@ pub(super) const PROGRAMS: &[Program] = &[
             GroupExitCode,
             GroupLeader,
             ExitCode,
+            StartTime,
+            RunTime,
+            TaskFlags,
+            Comm,
+            Terminal,
+            ReleasedTime,
+            ChildrenUser,
+            ChildrenSystem,
         ],
-        feature: "the moment and code of a container's exit",
+        feature: "the moment and code of a container's exit, exec probes",
     },
     Program {
         name: "cgroup_mkdir",

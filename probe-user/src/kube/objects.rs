@@ -167,6 +167,8 @@ pub struct ContainerPort {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Lifecycle {
+    /// After the container's start.
+    pub post_start: Option<Hook>,
     /// Before the stop signal.
     pub pre_stop: Option<Hook>,
 }
@@ -177,6 +179,17 @@ pub struct Lifecycle {
 pub struct Hook {
     /// A plain pause.
     pub sleep: Option<Sleep>,
+    /// A command.
+    pub exec: Option<ExecAction>,
+}
+
+/// A command that is run in a container.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ExecAction {
+    /// Program and arguments.
+    #[serde(deserialize_with = "nullable")]
+    pub command: Vec<String>,
 }
 
 /// A pause.
@@ -198,6 +211,8 @@ pub struct Probe {
     pub tcp_socket: Option<ProbeTarget>,
     /// By the gRPC health protocol.
     pub grpc: Option<ProbeTarget>,
+    /// By a command.
+    pub exec: Option<ExecAction>,
     /// Time that one attempt has.
     pub timeout_seconds: Option<i64>,
     /// Time from one to the next.

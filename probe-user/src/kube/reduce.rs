@@ -1,6 +1,8 @@
 //! Reduces API objects to the small facts of the core. Pure: JSON in, facts out. An object that cannot be used is `None`;
 //! values in it that make no sense are left out and counted, so that one odd field does not hide a pod.
 
+mod exec;
+
 use crate::kube::names::{is_label, is_subdomain, is_uid};
 use crate::kube::objects::{
     Container, ContainerStatus as StatusObject, EndpointObject, Identified, Identity, IntOrString, PodObject,
@@ -76,6 +78,8 @@ pub fn pod(identity: &Identity, json: &str) -> Option<Reduced<Pod>> {
         ports: declared_ports(&containers, &mut odd),
         probe_ports: probe_ports(&containers, &mut odd),
         probes: probes(&containers),
+        exec_probes: exec::probes(&containers),
+        exec_hooks: exec::hooks(&containers),
         hints: hints(&containers),
         deletion,
         terminal: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
@@ -228,20 +232,13 @@ fn probes(containers: &[&Container]) -> Vec<ProbeUse> {
         for (probe_type, probe) in ProbeType::ALL.into_iter().zip(all) {
             let Some(probe) = probe else { continue };
             let Some(port) = probe_port(container, probe, &mut 0) else { continue };
-            // The API's defaults, for what is not set or not a number of seconds.
-            let seconds = |value: Option<i64>, default| {
-                value
-                    .and_then(|value| u32::try_from(value).ok())
-                    .filter(|value| *value > 0)
-                    .unwrap_or(default)
-            };
             probes.push(ProbeUse {
                 container: container.name.clone(),
                 probe_type,
                 handler: handler(probe),
                 port,
-                timeout_seconds: seconds(probe.timeout_seconds, 1),
-                period_seconds: seconds(probe.period_seconds, 10),
+                timeout_seconds: exec::timeout_seconds(probe),
+                period_seconds: exec::period_seconds(probe),
             });
         }
     }

@@ -179,6 +179,39 @@ impl Process {
         }
     }
 
+    /// As [`Self::wait`], with the CPU time that it took, and the children that it waited for: what wait4(2) says.
+    pub fn wait_with_time(&self) -> anyhow::Result<(Exit, Duration)> {
+        // SAFETY: both are plain numbers, for which zero is a value.
+        let (mut info, mut usage): (libc::siginfo_t, libc::rusage) = unsafe { std::mem::zeroed() };
+        loop {
+            // SAFETY: waitid with its fifth argument, which the C library does not have; both places outlive the call.
+            let result = unsafe {
+                libc::syscall(
+                    libc::SYS_waitid,
+                    libc::P_PIDFD,
+                    self.pidfd.as_raw_fd(),
+                    &raw mut info,
+                    libc::WEXITED,
+                    &raw mut usage,
+                )
+            };
+            let error = io::Error::last_os_error();
+            if result == 0 {
+                break;
+            }
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error).with_context(|| format!("wait for {}", self.pid));
+            }
+        }
+        // SAFETY: waitid has filled it for a child that ended.
+        let status = unsafe { info.si_status() };
+        let exit = if info.si_code == libc::CLD_EXITED { Exit::Code(status) } else { Exit::Signal(status) };
+        let time = |time: libc::timeval| -> anyhow::Result<Duration> {
+            Ok(Duration::new(u64::try_from(time.tv_sec)?, u32::try_from(time.tv_usec)? * 1000))
+        };
+        Ok((exit, time(usage.ru_utime)? + time(usage.ru_stime)?))
+    }
+
     /// Waits at most so long for its end; `None` if it still runs.
     pub fn wait_timeout(&self, timeout: Duration) -> anyhow::Result<Option<Exit>> {
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);

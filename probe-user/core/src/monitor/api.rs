@@ -123,6 +123,7 @@ impl Monitor {
             }
         }
         pod.fact = Some(fact);
+        self.judge_execs(pod);
         self.count_ignored(pod);
         self.drop_replaced(pod);
         let stopped =
@@ -372,6 +373,10 @@ impl Monitor {
     }
 }
 
+fn are_names(container: &str, names: &[String]) -> bool {
+    container.len() <= MAX_NAME && names.len() <= MAX_NAME && names.iter().all(|name| name.len() <= MAX_NAME)
+}
+
 fn is_usable(fact: &Pod) -> bool {
     let is_name = |name: &str| !name.is_empty() && name.len() <= MAX_NAME;
     is_name(&fact.uid)
@@ -382,6 +387,8 @@ fn is_usable(fact: &Pod) -> bool {
         && fact.workload.kind.len() <= MAX_NAME
         && fact.disruption.len() <= MAX_NAME
         && fact.probes.iter().all(|probe| probe.container.len() <= MAX_NAME)
+        && fact.exec_probes.iter().all(|probe| are_names(&probe.container, &probe.names))
+        && fact.exec_hooks.iter().all(|hook| are_names(&hook.container, &hook.names))
         && fact.containers.iter().all(|status| {
             status.name.len() <= MAX_NAME
                 && status.id.len() <= MAX_NAME
@@ -396,12 +403,16 @@ fn cut(fact: &mut Pod) -> bool {
         || fact.ports.len() > MAX_PORTS
         || fact.probe_ports.len() > MAX_PORTS
         || fact.probes.len() > MAX_PORTS
+        || fact.exec_probes.len() > MAX_PORTS
+        || fact.exec_hooks.len() > MAX_PORTS
         || fact.hints.len() > MAX_HINTS
         || fact.containers.len() > MAX_CONTAINERS;
     fact.addresses.truncate(MAX_ADDRESSES);
     fact.ports.truncate(MAX_PORTS);
     fact.probe_ports.truncate(MAX_PORTS);
     fact.probes.truncate(MAX_PORTS);
+    fact.exec_probes.truncate(MAX_PORTS);
+    fact.exec_hooks.truncate(MAX_PORTS);
     fact.hints.truncate(MAX_HINTS);
     fact.containers.truncate(MAX_CONTAINERS);
     is_long

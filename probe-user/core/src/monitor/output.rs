@@ -7,6 +7,7 @@ use crate::event::{Anomaly, WatchKind};
 use crate::report::{Scope, report};
 use crate::snapshot::{Series, Snapshot, Value};
 use crate::termination::{Filter, Listing, Restart, Termination};
+use crate::totals::seconds;
 use probe_ebpf::wire::anomaly;
 
 impl Monitor {
@@ -28,6 +29,7 @@ impl Monitor {
         };
         add("node_lost_requests", &[], Value::Counter(self.totals.node_lost));
         add("node_pod_terminations", &[], Value::Counter(self.totals.node_terminations));
+        add("node_exec_probe_cpu_seconds", &[], Value::Seconds(seconds(self.totals.node_exec_cpu_ns)));
         add("watched_pods", &[], Value::Gauge(self.slots.used_count() as f64));
         add("series_dropped", &[], Value::Counter(self.totals.dropped()));
         for (index, (name, count)) in (0u32..).zip(anomaly::NAMES.iter().zip(&self.kernel)) {

@@ -2,8 +2,10 @@
 
 use super::Monitor;
 use crate::event::Pod;
-use crate::kubelet::{Phase, ProbeItem, ProbeUse, Seen};
+use crate::exec::ExecUse;
+use crate::kubelet::{Observed, Phase, ProbeItem, ProbeUse, Seen};
 use crate::pods::PodState;
+use crate::probes::pod::HandlerKind;
 use crate::series::{self, ProbeLabel};
 use crate::termination::PodName;
 use crate::time::Mono;
@@ -70,15 +72,16 @@ impl Monitor {
 
 fn items_of(pod: &PodState) -> Vec<ProbeItem> {
     let Some(fact) = pod.fact.as_deref().filter(|_| !pod.done) else { return Vec::new() };
+    let name = || PodName {
+        namespace: fact.key.namespace.clone(),
+        name: fact.key.name.clone(),
+        uid: fact.uid.clone(),
+    };
     let item = |probe: &ProbeUse| {
         let shared = probes_of(fact, probe.port).len() > 1;
         let address = fact.addresses.first().map(|ip| SocketAddr::new(*ip, probe.port).to_string());
         ProbeItem {
-            pod: PodName {
-                namespace: fact.key.namespace.clone(),
-                name: fact.key.name.clone(),
-                uid: fact.uid.clone(),
-            },
+            pod: name(),
             workload: fact.workload.clone(),
             container: probe.container.clone(),
             probe_type: probe.probe_type.to_string(),
@@ -88,5 +91,15 @@ fn items_of(pod: &PodState) -> Vec<ProbeItem> {
             kubelet: pod.probed.get(&probe.port).map(|seen| seen.observed(shared)),
         }
     };
-    fact.probes.iter().map(item).collect()
+    let command = |probe: &ExecUse| ProbeItem {
+        pod: name(),
+        workload: fact.workload.clone(),
+        container: probe.container.clone(),
+        probe_type: probe.probe_type.to_string(),
+        handler: HandlerKind::Exec,
+        target: String::new(),
+        period_seconds: probe.period_seconds,
+        kubelet: pod.execs.observed(probe).map(Observed::of_exec),
+    };
+    fact.probes.iter().map(item).chain(fact.exec_probes.iter().map(command)).collect()
 }

@@ -6,6 +6,7 @@ use probe_core::event::{
     Address, Anomaly, ContainerStatus, Deletion, Endpoint, Event, Fact, HintSource, Key, Loss, Pod, PortHint,
     Service, Slice, WatchHealth, WatchKind, Workload,
 };
+use probe_core::exec::{ExecHook, ExecUse, Execed};
 use probe_core::kubelet::{ProbeUse, Seen};
 use probe_core::limits::{Limits, SECOND};
 use probe_core::probes::ProbeType;
@@ -99,6 +100,25 @@ fn probe(port: u16) -> ProbeUse {
     }
 }
 
+fn exec_probe(number: u8) -> ExecUse {
+    ExecUse {
+        container: format!("c{}", number % 2),
+        probe_type: ProbeType::ALL[usize::from(number % 3)],
+        names: vec![format!("n{}", number % 3)],
+        timeout_seconds: 1,
+        period_seconds: u32::from(number % 4),
+    }
+}
+
+prop_compose! {
+    fn execed()(slot in slot(), container in small(), name in 0u8..4, started in number(), lasted in number(), cpu_ns in number(),
+                status in small(), terminal in prop::bool::weighted(0.1)) -> Fact {
+        let started = Mono(started);
+        let comm = if name == 3 { "runc:[2:INIT]".to_owned() } else { format!("n{name}") };
+        Fact::Execed(Execed { slot, container, pid: 1, comm, started, ended: started.after(lasted), cpu_ns, status, terminal })
+    }
+}
+
 prop_compose! {
     fn pod()(
         uid in uid(),
@@ -112,6 +132,7 @@ prop_compose! {
         ready in any::<bool>(),
         disruption in prop_oneof![6 => Just(""), 1 => Just("Terminated"), 1 => Just("EvictionByEvictionAPI")],
         grace_seconds in prop_oneof![5 => 0u32..60, 1 => any::<u32>()],
+        execs in prop::collection::vec(any::<u8>(), 0..3),
         containers in prop::collection::vec(container(), 0..3),
     ) -> Pod {
         Pod {
@@ -123,6 +144,11 @@ prop_compose! {
             addresses,
             probe_ports: ports.clone(),
             probes: ports.iter().map(|port| probe(*port)).collect(),
+            exec_hooks: execs.iter().map(|number| {
+                let ExecUse { container, names, .. } = exec_probe(number.wrapping_add(1));
+                ExecHook { container, at_start: number % 2 == 0, names }
+            }).collect(),
+            exec_probes: execs.into_iter().map(exec_probe).collect(),
             ports,
             hints,
             deletion: deletion.map(|(deadline_unix_s, grace_seconds)| Deletion { deadline_unix_s, grace_seconds }),
@@ -301,6 +327,7 @@ pub(crate) fn from_kernel() -> impl Strategy<Value = Fact> {
         2 => loss().prop_map(Fact::Loss),
         1 => probed(),
         1 => verdicts(),
+        2 => execed(),
         1 => (loss(), number(), any::<bool>(), 0u8..4, number()).prop_map(tracked),
         4 => (slot(), counters()).prop_map(|(slot, counters)| Fact::Reading { slot, counters: Box::new(counters) }),
         1 => prop::collection::vec(number(), 0..12).prop_map(|values| Fact::KernelAnomalies { values }),

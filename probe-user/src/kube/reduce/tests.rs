@@ -1,6 +1,7 @@
 //! Tables: objects as an API server writes them, and as none should.
 
 use super::*;
+use probe_core::exec::{ExecHook, ExecUse};
 use probe_core::probes::ProbeType;
 use probe_core::probes::pod::HandlerKind;
 use serde_json::{Value, json};
@@ -79,6 +80,15 @@ fn a_whole_pod_is_reduced() {
         ("proxy", ProbeType::Readiness, HandlerKind::Grpc, 15021, 1, 10),
     ];
     assert_eq!(probes.collect::<Vec<_>>(), wanted);
+    let exec = |container: &str, probe_type, names: &[&str]| ExecUse {
+        container: container.to_owned(),
+        probe_type,
+        names: names.iter().map(|name| (*name).to_owned()).collect(),
+        timeout_seconds: 1,
+        period_seconds: 10,
+    };
+    assert_eq!(pod.exec_probes, [exec("other", ProbeType::Startup, &["true"])]);
+    assert_eq!(pod.exec_hooks, []);
     let hint = |port, source, protocol| PortHint { port, source, protocol };
     assert_eq!(
         pod.hints,
@@ -107,6 +117,35 @@ fn a_whole_pod_is_reduced() {
             ("proxy", "def", 0, " ".to_owned(), None)
         ]
     );
+}
+
+#[test]
+fn commands_of_probes_and_hooks_are_reduced_to_names() {
+    let mut object = whole_pod();
+    object["spec"]["containers"] = json!([{
+        "name": "app",
+        "lifecycle": {"postStart": {"exec": {"command": ["/bin/warm-up"]}}, "preStop": {"exec": {"command": null}}},
+        "livenessProbe": {"exec": {"command": ["sh", "-c", "exec /opt/check"]}, "timeoutSeconds": 3, "periodSeconds": 5},
+        "readinessProbe": {"exec": {}},
+    }, {"name": "no label", "livenessProbe": {"exec": {"command": ["true"]}}}]);
+    object["spec"]["initContainers"] =
+        json!([{"name": "setup", "livenessProbe": {"exec": {"command": ["true"]}}}]);
+    let pod = reduce_pod(&object).expect("a pod").fact;
+    let texts = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let of = |probe_type, names: &[&str], timeout_seconds, period_seconds| ExecUse {
+        container: "app".to_owned(),
+        probe_type,
+        names: texts(names),
+        timeout_seconds,
+        period_seconds,
+    };
+    assert_eq!(
+        pod.exec_probes,
+        [of(ProbeType::Liveness, &["sh", "exec", "check"], 3, 5), of(ProbeType::Readiness, &[], 1, 10)]
+    );
+    let hook = |at_start, names| ExecHook { container: "app".to_owned(), at_start, names: texts(names) };
+    assert_eq!(pod.exec_hooks, [hook(true, &["warm-up"]), hook(false, &[])]);
+    assert_eq!((pod.probes.len(), pod.has_prestop), (0, true));
 }
 
 #[test]

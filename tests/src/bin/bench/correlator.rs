@@ -317,7 +317,7 @@ impl SimulatedNode {
 fn name_of(fact: &Fact) -> &'static str {
     match fact {
         Fact::Reading { .. } => "readings",
-        Fact::Loss(_) | Fact::Tracked(_) | Fact::Probed(_) => "losses",
+        Fact::Loss(_) | Fact::Tracked(_) | Fact::Probed(_) | Fact::Execed(_) => "losses",
         Fact::Pod(_) | Fact::PodGone { .. } => "pods",
         Fact::Slice(_) | Fact::SliceGone { .. } | Fact::Service(_) | Fact::ServiceGone { .. } => "slices",
         Fact::Cgroup { .. } | Fact::CgroupGone { .. } => "cgroups",
