@@ -119,6 +119,9 @@ fn of_case(case: &Case, now: &Mutex<Now>) -> anyhow::Result<String> {
         if case.has_connections() {
             agreed = Some(agrees(case, row, agent::VERDICTS)?);
         }
+        if case.is_command() {
+            agreed = Some(executed(case, counts, row)?);
+        }
     }
     let before = if settled { (counts(), row()) } else { (Counts::default(), Value::Null) };
     let mut theirs = Theirs::default();
@@ -170,6 +173,20 @@ fn agrees(case: &Case, row: impl Fn() -> Value, wanted: u64) -> anyhow::Result<S
         let known = agent::reconciled(&row())?;
         Ok(known.filter(|(verdicts, _)| *verdicts >= wanted).map(|(_, words)| words))
     })
+}
+
+/// Each command that the kubelet counts was seen as a process, and no other, as long as nobody else runs the same: a worker has one under
+/// way at most.
+fn executed(case: &Case, counts: impl Fn() -> Counts, row: impl Fn() -> Value) -> anyhow::Result<String> {
+    let before = counts().all();
+    let what = format!("the agent saw the {before} commands of {}", case.name);
+    let (seen, told) = kubectl::wait(&what, PATIENCE, || {
+        let row = row();
+        Ok(agent::commands(&row).filter(|seen| *seen >= before).map(|seen| (seen, row)))
+    })?;
+    let after = counts().all();
+    ensure!(seen <= after + 1.0, "{seen} commands of {before} to {after} verdicts: {told:#}");
+    Ok(format!("{seen} commands of {before} to {after} verdicts"))
 }
 
 /// The agent has what the kubelet counts: all that it counted before, and nothing that it does not count afterwards.

@@ -49,6 +49,11 @@ pub(super) fn counts(row: &Value) -> Counts {
     Counts { successful: of("success"), failed: of("failure"), unknown: of("unknown") }
 }
 
+/// The kubelet's commands that it saw.
+pub(super) fn commands(row: &Value) -> Option<f64> {
+    row["kubelet"]["exec"]["count"].as_f64()
+}
+
 /// Verdicts and connections of the span so far, in words; none before there is one, an error if they differ.
 pub(super) fn reconciled(row: &Value) -> anyhow::Result<Option<(u64, String)>> {
     let span = &row["kubelet"]["reconciled"];

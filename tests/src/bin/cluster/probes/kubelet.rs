@@ -37,6 +37,11 @@ impl Counts {
         Self { successful: of("successful"), failed: of("failed"), unknown: of("unknown") }
     }
 
+    /// Of any result.
+    pub(super) fn all(self) -> f64 {
+        self.successful + self.failed + self.unknown
+    }
+
     /// None is more than there.
     pub(super) fn is_within(self, other: Self) -> bool {
         self.successful <= other.successful && self.failed <= other.failed && self.unknown <= other.unknown

@@ -56,15 +56,20 @@ impl Case {
         pods::spec(container, 5)
     }
 
+    /// It is a command.
+    pub(super) fn is_command(&self) -> bool {
+        !self.probe["exec"].is_null()
+    }
+
     /// It has connections.
     pub(super) fn has_connections(&self) -> bool {
-        self.probe["exec"].is_null() && !self.discarded
+        !self.is_command() && !self.discarded
     }
 
     /// The agent mirrors it to its end. It runs no commands, and once the API says that a container has started its startup probe is
     /// not run any more, though the mirror's own may not have passed.
     pub(super) fn is_mirrored(&self) -> bool {
-        self.probe["exec"].is_null() && !(self.kind == ProbeType::Startup && self.up)
+        !(self.is_command() || (self.kind == ProbeType::Startup && self.up))
     }
 
     /// `drainscope probe pod` runs it as well: not beside what is compared with connections from the start, for it makes some.
