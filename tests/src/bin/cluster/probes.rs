@@ -22,7 +22,7 @@ use serde_json::Value;
 use world::agent::{Metrics, Ports};
 
 use crate::kubectl;
-use crate::pods::{self, NAMESPACE, PATIENCE};
+use crate::pods::{NAMESPACE, PATIENCE};
 use crate::release;
 use crate::report::Row;
 use crate::site::Site;
@@ -53,7 +53,7 @@ pub(crate) fn run(site: &mut Site) -> anyhow::Result<Vec<Row>> {
 fn rows_of(agent: &Ports) -> anyhow::Result<Vec<Row>> {
     let cases = rows::all();
     for case in &cases {
-        kubectl::apply(&pods::pod(case.name, case.spec()))?;
+        kubectl::apply(&case.pod())?;
     }
     let now = Mutex::new(Now::default());
     let over = AtomicBool::new(false);
@@ -119,7 +119,7 @@ fn of_case(case: &Case, now: &Mutex<Now>) -> anyhow::Result<String> {
         if case.has_connections() {
             agreed = Some(agrees(case, row, agent::VERDICTS)?);
         }
-        if case.is_command() {
+        if case.is_alone {
             agreed = Some(executed(case, counts, row)?);
         }
     }

@@ -15,8 +15,7 @@ use super::rows::Case;
 use crate::pods::NAMESPACE;
 
 /// The chart's values meanwhile.
-pub(super) const VALUES: &str =
-    "agent.probes=mirror,agent.kubeletMetrics.enabled=true,agent.kubeletMetrics.period=2s";
+pub(super) const VALUES: &str = "agent.probes=mirror,agent.probesExec=true,agent.kubeletMetrics.enabled=true,agent.kubeletMetrics.period=2s";
 /// Verdicts of a settled row's span that have to agree with connections.
 pub(super) const VERDICTS: u64 = 5;
 

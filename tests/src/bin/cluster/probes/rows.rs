@@ -37,11 +37,21 @@ pub(super) struct Case {
     pub(super) kills: bool,
     /// The kubelet discards every run.
     pub(super) discarded: bool,
+    /// A command that nobody else runs as long as it settles: its processes are the kubelet's. The pod is not mirrored.
+    pub(super) is_alone: bool,
 }
 
 impl Case {
-    /// The pod's.
-    pub(super) fn spec(&self) -> Value {
+    /// Its pod.
+    pub(super) fn pod(&self) -> Value {
+        let mut pod = pods::pod(self.name, self.spec());
+        if self.is_alone {
+            pod["metadata"]["annotations"] = json!({"drainscope.io/probes": "off"});
+        }
+        pod
+    }
+
+    fn spec(&self) -> Value {
         let mut container = pods::container("exit");
         let variables = self.env.iter().map(|(name, value)| json!({"name": name, "value": value}));
         container["env"] = variables.collect();
@@ -56,20 +66,15 @@ impl Case {
         pods::spec(container, 5)
     }
 
-    /// It is a command.
-    pub(super) fn is_command(&self) -> bool {
-        !self.probe["exec"].is_null()
-    }
-
     /// It has connections.
     pub(super) fn has_connections(&self) -> bool {
-        !self.is_command() && !self.discarded
+        self.probe["exec"].is_null() && !self.discarded
     }
 
-    /// The agent mirrors it to its end. It runs no commands, and once the API says that a container has started its startup probe is
-    /// not run any more, though the mirror's own may not have passed.
+    /// The agent mirrors it to its end. Once the API says that a container has started its startup probe is not run any more, though the
+    /// mirror's own may not have passed.
     pub(super) fn is_mirrored(&self) -> bool {
-        !(self.is_command() || (self.kind == ProbeType::Startup && self.up))
+        !(self.is_alone || (self.kind == ProbeType::Startup && self.up))
     }
 
     /// `drainscope probe pod` runs it as well: not beside what is compared with connections from the start, for it makes some.
@@ -109,6 +114,7 @@ fn case(title: &'static str, name: &'static str, kind: ProbeType, handler: Value
         down: false,
         kills: false,
         discarded: false,
+        is_alone: false,
     }
 }
 
@@ -135,7 +141,7 @@ fn with(mut handler: Value, numbers: &[(&str, i32)]) -> Value {
 
 /// All of them.
 pub(super) fn all() -> Vec<Case> {
-    [sockets(), calls(), restarting(), flapping()].into_iter().flatten().collect()
+    [sockets(), calls(), commands(), restarting(), flapping()].into_iter().flatten().collect()
 }
 
 /// HTTP, HTTPS and TCP.
@@ -181,9 +187,8 @@ fn sockets() -> Vec<Case> {
     ]
 }
 
-/// gRPC and commands.
+/// gRPC.
 fn calls() -> Vec<Case> {
-    let exec = |words: &[&str]| json!({"exec": {"command": words}});
     vec![
         ready("gRPC SERVING", "grpc-ok", json!({"grpc": {"port": 9090}})),
         Case {
@@ -195,23 +200,42 @@ fn calls() -> Vec<Case> {
                 "service unhealthy (responded with \"NOT_SERVING\")",
             )
         },
-        ready("exec, exit code 0", "exec-ok", exec(&["/app", "exit", "0"])),
-        Case {
-            env: &[("CODE", "1")],
-            ..unready(
-                "exec, exit code 1 by a variable",
-                "exec-1",
-                exec(&["/app", "exit", "$(CODE)"]),
-                "code 1",
-            )
-        },
-        unready(
-            "exec, longer than the timeout",
-            "exec-late",
-            with(exec(&["/app", "exit", "0", "4s"]), &[("timeoutSeconds", 1)]),
-            "command timed out: \"/app exit 0 4s\" timed out after 1s",
-        ),
     ]
+}
+
+/// Commands: as the kubelet alone runs them, and mirrored.
+fn commands() -> Vec<Case> {
+    let exec = |words: &[&str]| json!({"exec": {"command": words}});
+    let of = |is_alone, [ok, one, late]: [(&'static str, &'static str); 3]| {
+        [
+            Case { is_alone, ..ready(ok.0, ok.1, exec(&["/app", "exit", "0"])) },
+            Case {
+                is_alone,
+                env: &[("CODE", "1")],
+                ..unready(one.0, one.1, exec(&["/app", "exit", "$(CODE)"]), "code 1")
+            },
+            Case {
+                is_alone,
+                ..unready(
+                    late.0,
+                    late.1,
+                    with(exec(&["/app", "exit", "0", "4s"]), &[("timeoutSeconds", 1)]),
+                    "command timed out: \"/app exit 0 4s\" timed out after 1s",
+                )
+            },
+        ]
+    };
+    let alone = [
+        ("exec, exit code 0", "exec-ok"),
+        ("exec, exit code 1 by a variable", "exec-1"),
+        ("exec, longer than the timeout", "exec-late"),
+    ];
+    let mirrored = [
+        ("exec, exit code 0, mirrored", "exec-ok-too"),
+        ("exec, exit code 1 by a variable, mirrored", "exec-1-too"),
+        ("exec, longer than the timeout, mirrored", "exec-late-too"),
+    ];
+    [of(true, alone), of(false, mirrored)].into_iter().flatten().collect()
 }
 
 /// A probe that kills its container.
