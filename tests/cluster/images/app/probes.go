@@ -85,12 +85,12 @@ func serveProbes(mux *http.ServeMux) {
 		log.Fatal(err)
 	}
 	certificate := tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-	https := &http.Server{Addr: ":8443", Handler: mux, TLSConfig: &tls.Config{Certificates: []tls.Certificate{certificate}}}
+	https := &http.Server{Addr: env("TLS_ADDR", ":8443"), Handler: mux, TLSConfig: &tls.Config{Certificates: []tls.Certificate{certificate}}}
 	go func() { log.Fatal(https.ListenAndServeTLS("", "")) }()
 
 	health := http.NewServeMux()
 	health.HandleFunc("/grpc.health.v1.Health/Check", check)
-	grpc := &http.Server{Addr: ":9090", Handler: health, Protocols: new(http.Protocols)}
+	grpc := &http.Server{Addr: env("GRPC_ADDR", ":9090"), Handler: health, Protocols: new(http.Protocols)}
 	grpc.Protocols.SetUnencryptedHTTP2(true)
 	go func() { log.Fatal(grpc.ListenAndServe()) }()
 }

@@ -67,7 +67,9 @@ pub(super) fn sidecar(site: &Site) -> anyhow::Result<String> {
     proxy["name"] = "proxy".into();
     proxy["restartPolicy"] = "Always".into();
     proxy["ports"] = json!([]);
-    proxy["env"] = json!([{"name": "ADDR", "value": ":9080"}, {"name": "PROBE_ADDR", "value": ":9081"}]);
+    // The containers of a pod share its ports.
+    let ports = [("ADDR", ":9080"), ("PROBE_ADDR", ":9081"), ("TLS_ADDR", ":9443"), ("GRPC_ADDR", ":9091")];
+    proxy["env"] = ports.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
     proxy["readinessProbe"]["httpGet"]["port"] = 9081.into();
     spec["initContainers"] = json!([proxy]);
     kubectl::apply(&pods::pod("sidecar", spec))?;
