@@ -6,7 +6,7 @@
 pub mod text;
 
 use crate::clock::mono_now;
-use crate::host::rules::State;
+use crate::feature::{Asking, State};
 use crate::kube::client::{self, ConnectError, Trust};
 use crate::kube::retry::{Backoff, Timing, brief};
 use hyper::body::Body as _;
@@ -18,7 +18,6 @@ use probe_core::time::Mono;
 use probe_core::verdicts::Reading;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use text::{Parser, TextError};
 use thiserror::Error;
@@ -137,42 +136,8 @@ impl Ended {
     }
 }
 
-/// State and counts, shared with the servers.
-#[derive(Clone, Debug, Default)]
-pub struct Readings(Arc<Mutex<Inner>>);
-
-#[derive(Debug, Default)]
-struct Inner {
-    state: State,
-    counts: [u64; Ended::ALL.len()],
-}
-
-impl Readings {
-    /// Whether the kubelet is asked, and answers.
-    #[must_use]
-    pub fn state(&self) -> State {
-        self.lock().state.clone()
-    }
-
-    /// How many readings ended how, as [`Ended::ALL`].
-    #[must_use]
-    pub fn counts(&self) -> [u64; Ended::ALL.len()] {
-        self.lock().counts
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// True if the state is another now.
-    fn ended(&self, how: Ended, state: State) -> bool {
-        let mut inner = self.lock();
-        inner.counts[how as usize] += 1;
-        let news = inner.state != state;
-        inner.state = state;
-        news
-    }
-}
+/// How the asking goes: its counts are as [`Ended::ALL`].
+pub type Readings = Asking<{ Ended::ALL.len() }>;
 
 /// Reads on, for as long as the agent runs.
 pub async fn run(
@@ -181,7 +146,7 @@ pub async fn run(
     sink: mpsc::Sender<Event>,
     readings: Readings,
 ) {
-    readings.lock().state = State::Failed("not asked yet".to_owned());
+    readings.set(State::Failed("not asked yet".to_owned()));
     let pauses = Timing {
         backoff_min: settings.period,
         backoff_max: PAUSE_MAX.max(settings.period),
@@ -192,7 +157,8 @@ pub async fn run(
     loop {
         let pause = match connection.read().await {
             Ok((reading, answered)) => {
-                if readings.ended(Ended::Read, State::Active) {
+                readings.count(Ended::Read as usize);
+                if readings.set(State::Active) {
                     tracing::info!(url = %connection.settings.url, "the kubelet's verdicts are read");
                 }
                 let fact = Fact::Verdicts(Box::new(reading));
@@ -204,7 +170,8 @@ pub async fn run(
             }
             Err(error) => {
                 let why = error.to_string();
-                if readings.ended(error.kind(), State::Failed(why.clone())) {
+                readings.count(error.kind() as usize);
+                if readings.set(State::Failed(why.clone())) {
                     tracing::warn!(url = %connection.settings.url, "the kubelet's verdicts cannot be read: {why}");
                 }
                 backoff.failed()

@@ -14,6 +14,7 @@ pub mod driver;
 pub mod eventlog;
 pub mod explain;
 pub mod exposition;
+pub mod feature;
 pub mod host;
 pub mod http;
 pub mod journal;

@@ -4,7 +4,7 @@
 //! containers, which cost a look at their parent's cgroup; records: one for each command. A full ring loses the record, and counts that.
 
 use super::load::{self, probe};
-use super::{account, identity, maps};
+use super::{account, exit, identity, maps};
 use probe_ebpf::fields::Field;
 use probe_ebpf::wire::{COMM_BYTES, EXEC_TERMINAL, ExecEnd, Kind, SlotRef, anomaly};
 
@@ -13,14 +13,7 @@ const FORKED_ONLY: u32 = 0x40;
 
 /// The last thread of a process of a container, which is not the container's init, exits.
 #[inline(always)]
-pub(super) fn exited(
-    task: *const u8,
-    leader: *const u8,
-    group: *const u8,
-    container: u32,
-    slot: SlotRef,
-    status: u32,
-) {
+pub(super) fn exited(task: *const u8, leader: *const u8, group: *const u8, container: u32, slot: SlotRef) {
     if probe::<u32>(leader, Field::TaskFlags).is_none_or(|flags| flags & FORKED_ONLY != 0)
         || identity::has_parent_in(leader, slot)
     {
@@ -49,7 +42,7 @@ pub(super) fn exited(
         generation: slot.generation,
         started_ns,
         cpu_ns,
-        status,
+        status: exit::status(task, group),
         pid,
         flags: if terminal { EXEC_TERMINAL } else { 0 },
         reserved: 0,

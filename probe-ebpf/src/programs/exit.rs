@@ -29,11 +29,8 @@ pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
     let Some(leader) = probe::<*const u8>(task, Field::GroupLeader) else { return 0 };
     let Some(container) = identity::container_of_task(task) else { return 0 };
     let Some(slot) = identity::slot_of_container(container) else { return 0 };
-    let of_group: u32 = probe(group, Field::GroupExitCode).unwrap_or(0);
-    let of_task: u32 = probe(task, Field::ExitCode).unwrap_or(0);
-    let status = if of_group != 0 { of_group } else { of_task };
     if !identity::is_init(leader, container) {
-        exec::exited(task, leader, group, container, slot, status);
+        exec::exited(task, leader, group, container, slot);
         return 0;
     }
     signal::stop(container, slot, leader);
@@ -51,10 +48,17 @@ pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
         at_ns: load::now_ns(),
         slot: slot.slot,
         generation: slot.generation,
-        status,
+        status: status(task, group),
         reserved: 0,
         open: account::open(slot),
     });
     entry.submit(0);
     0
+}
+
+/// As wait(2) has it: the group's, if it ended as a whole.
+#[inline(always)]
+pub(super) fn status(task: *const u8, group: *const u8) -> u32 {
+    let of_group: u32 = probe(group, Field::GroupExitCode).unwrap_or(0);
+    if of_group != 0 { of_group } else { probe(task, Field::ExitCode).unwrap_or(0) }
 }

@@ -2,9 +2,9 @@
 //! and `/proc` say at one moment. Out: series of the catalogue's agent families.
 
 use crate::driver::query::KernelNow;
+use crate::feature;
 use crate::host::conntrack::Asked;
 use crate::host::process::ProcessStats;
-use crate::host::rules;
 use crate::kernel::{Hook, HookState};
 use crate::kube::events::outbox::{Dropped, Sent, State};
 use crate::kube::table::kind_name;
@@ -24,13 +24,13 @@ pub struct Own<'a> {
     /// Why cgroups cannot be followed.
     pub cgroup_error: Option<&'a str>,
     /// Whether the service proxy's rules are followed.
-    pub rules: rules::State,
+    pub rules: feature::State,
     /// Whether connection tracking is asked.
-    pub conntrack: rules::State,
+    pub conntrack: feature::State,
     /// How many questions to it ended how.
     pub conntrack_queries: [u64; Asked::ALL.len()],
     /// Whether the kubelet's own verdicts are read.
-    pub kubelet: rules::State,
+    pub kubelet: feature::State,
     /// All watches are in sync, and some are there.
     pub api_in_sync: bool,
     /// A first list came in.
@@ -54,9 +54,9 @@ impl Own<'_> {
         for (name, state) in
             [("proxy_rules", &self.rules), ("conntrack", &self.conntrack), ("kubelet_metrics", &self.kubelet)]
         {
-            let works = *state == rules::State::Active;
+            let works = *state == feature::State::Active;
             // Not wanted is not degraded.
-            feature(&mut out, name, works, works || *state == rules::State::Disabled);
+            feature(&mut out, name, works, works || *state == feature::State::Disabled);
         }
         let asked = Asked::ALL.map(Asked::name).into_iter().zip(self.conntrack_queries);
         out.extend(asked.map(|(name, count)| one("conntrack_queries", &[name], Value::Counter(count))));

@@ -7,9 +7,9 @@
 
 mod message;
 
-use super::rules::State;
 use super::rules::socket::{Socket, SocketError};
 use crate::clock::mono_now;
+use crate::feature::{Asking, State};
 use message::{Answer, Tuple};
 use probe_core::conntrack::Tracked;
 use probe_core::event::{Address, Event, Fact, Loss};
@@ -18,7 +18,6 @@ use probe_ebpf::wire::SlotRef;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -57,41 +56,8 @@ impl Asked {
     }
 }
 
-/// State and counts, shared with the servers.
-#[derive(Clone, Debug, Default)]
-pub struct Lookups(Arc<Mutex<Inner>>);
-
-#[derive(Debug, Default)]
-struct Inner {
-    state: State,
-    counts: [u64; Asked::ALL.len()],
-}
-
-impl Lookups {
-    /// Whether it asks.
-    #[must_use]
-    pub fn state(&self) -> State {
-        self.lock().state.clone()
-    }
-
-    /// How many questions ended how, as [`Asked::ALL`].
-    #[must_use]
-    pub fn counts(&self) -> [u64; Asked::ALL.len()] {
-        self.lock().counts
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, state: State) {
-        self.lock().state = state;
-    }
-
-    fn count(&self, asked: Asked) {
-        self.lock().counts[asked as usize] += 1;
-    }
-}
+/// How the asking goes: its counts are as [`Asked::ALL`].
+pub type Lookups = Asking<{ Asked::ALL.len() }>;
 
 /// One question.
 #[derive(Clone, Copy, Debug)]
@@ -117,7 +83,7 @@ impl Asker {
         }
         let question = Question { slot: loss.slot, lost, peer: loss.peer, local: loss.local };
         match self.questions.try_send(question) {
-            Err(TrySendError::Full(_)) => self.lookups.count(Asked::Skipped),
+            Err(TrySendError::Full(_)) => self.lookups.count(Asked::Skipped as usize),
             // Nobody asks any more: the state says why.
             Ok(()) | Err(TrySendError::Disconnected(_)) => {}
         }
@@ -180,7 +146,7 @@ impl Questions {
             if asked != Asked::Failed {
                 self.lookups.set(State::Active);
             }
-            self.lookups.count(asked);
+            self.lookups.count(asked as usize);
             thread::sleep(PACE);
         }
     }

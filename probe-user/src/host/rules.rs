@@ -10,6 +10,7 @@ mod table;
 mod targets;
 
 use crate::clock::{mono_now, unix_now_ns};
+use crate::feature::State;
 use message::{Element, Family, Message};
 use probe_core::event::{Anomaly, Event, Fact};
 use probe_core::time::Mono;
@@ -36,20 +37,6 @@ const RETRY: Duration = Duration::from_secs(30);
 
 const NOT_VISIBLE: &str = "no nftables table kube-proxy with a set hairpin-connections: another data plane, or \
                            another mode of kube-proxy";
-
-/// Whether the proxy's rules are followed, connection tracking is asked, or the kubelet is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum State {
-    /// Not asked for.
-    #[default]
-    Disabled,
-    /// They are.
-    Active,
-    /// There is nothing to follow, or not the permission to: why.
-    Unsupported(String),
-    /// They should be: why they are not.
-    Failed(String),
-}
 
 /// An endpoint that the rules ceased to send connections to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

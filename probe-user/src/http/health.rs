@@ -2,7 +2,7 @@
 //! goes round. Ready: hooks are attached or degraded by name, and the first API lists are in.
 
 use super::{App, Start};
-use crate::host::rules;
+use crate::feature;
 use crate::kernel::HookState;
 use crate::kube::events::outbox::Outbox;
 use crate::kube::table::kind_name;
@@ -66,12 +66,12 @@ fn cgroups(start: &Start) -> Check {
 }
 
 /// Ready either way.
-fn optional(name: &'static str, state: rules::State) -> Check {
+fn optional(name: &'static str, state: feature::State) -> Check {
     let note = match state {
-        rules::State::Active => String::new(),
-        rules::State::Disabled => "disabled".to_owned(),
-        rules::State::Unsupported(why) => format!("degraded: unsupported: {why}"),
-        rules::State::Failed(why) => format!("degraded: failed: {why}"),
+        feature::State::Active => String::new(),
+        feature::State::Disabled => "disabled".to_owned(),
+        feature::State::Unsupported(why) => format!("degraded: unsupported: {why}"),
+        feature::State::Failed(why) => format!("degraded: failed: {why}"),
     };
     Check { name, ok: true, note }
 }

@@ -3,8 +3,8 @@
 use super::{App, Start, error, json_response};
 use crate::clock::mono_now;
 use crate::exposition::own::VERSION;
+use crate::feature::State;
 use crate::host::conntrack::{Asked, Lookups};
-use crate::host::rules::State;
 use crate::kernel::{Heritage, HookState};
 use crate::kube::events::outbox::{Dropped, Outbox, Sent};
 use crate::kube::table::kind_name;
@@ -134,40 +134,26 @@ fn pins(start: &Start) -> Value {
 }
 
 fn proxy_rules(state: &State) -> Value {
-    let (state, why) = match state {
-        State::Active => return json!({"state": "active", "why": null}),
-        State::Disabled => ("disabled", "--proxy-rules is not set"),
-        State::Unsupported(why) => ("unsupported", why.as_str()),
-        State::Failed(why) => ("failed", why.as_str()),
-    };
-    json!({"state": state, "why": format!("{why}; the traffic tail stands alone")})
+    let (state, why) = state.told("--proxy-rules is not set");
+    json!({"state": state, "why": why.map(|why| format!("{why}; the traffic tail stands alone"))})
 }
 
 fn conntrack(lookups: &Lookups) -> Value {
     let state = lookups.state();
-    let (state, why) = match &state {
-        State::Active => ("active", None),
-        State::Disabled => ("disabled", Some("--conntrack is not set")),
-        State::Unsupported(why) => ("unsupported", Some(why.as_str())),
-        State::Failed(why) => ("failed", Some(why.as_str())),
-    };
+    let (state, why) = state.told("--conntrack is not set");
     let why = why.map(|why| format!("{why}; whether a stale entry sent a lost connect is not known"));
-    let counts = Asked::ALL.map(Asked::name).into_iter().zip(lookups.counts());
-    let asked: Map<String, Value> = counts.map(|(name, count)| (name.to_owned(), json!(count))).collect();
-    json!({"state": state, "why": why, "asked": asked})
+    json!({"state": state, "why": why, "asked": named(Asked::ALL.map(Asked::name), lookups.counts())})
 }
 
 fn kubelet_metrics(readings: &Readings) -> Value {
     let state = readings.state();
-    let (state, why) = match &state {
-        State::Active => ("active", None),
-        State::Disabled => ("disabled", Some("--kubelet-metrics is not set")),
-        State::Unsupported(why) => ("unsupported", Some(why.as_str())),
-        State::Failed(why) => ("failed", Some(why.as_str())),
-    };
-    let counts = Ended::ALL.map(Ended::name).into_iter().zip(readings.counts());
-    let counts: Map<String, Value> = counts.map(|(name, count)| (name.to_owned(), json!(count))).collect();
-    json!({"state": state, "why": why, "readings": counts})
+    let (state, why) = state.told("--kubelet-metrics is not set");
+    json!({"state": state, "why": why, "readings": named(Ended::ALL.map(Ended::name), readings.counts())})
+}
+
+fn named<const N: usize>(names: [&str; N], counts: [u64; N]) -> Value {
+    let named = names.into_iter().zip(counts).map(|(name, count)| (name.to_owned(), json!(count)));
+    Value::Object(named.collect())
 }
 
 fn state_of(state: &HookState) -> (&'static str, Option<&str>) {

@@ -224,6 +224,24 @@ fn probe_ports(containers: &[&Container], odd: &mut u64) -> Vec<u16> {
     ports
 }
 
+/// The API's default of `timeoutSeconds`.
+const TIMEOUT_SECONDS: u32 = 1;
+/// The API's default of `periodSeconds`.
+const PERIOD_SECONDS: u32 = 10;
+
+fn timeout_seconds(probe: &Probe) -> u32 {
+    seconds(probe.timeout_seconds, TIMEOUT_SECONDS)
+}
+
+fn period_seconds(probe: &Probe) -> u32 {
+    seconds(probe.period_seconds, PERIOD_SECONDS)
+}
+
+/// The API's default for what is not set or not a number of seconds.
+fn seconds(value: Option<i64>, default: u32) -> u32 {
+    value.and_then(|value| u32::try_from(value).ok()).filter(|value| *value > 0).unwrap_or(default)
+}
+
 /// The probes that go to a port of the pod. Odd ports are counted where the ports are.
 fn probes(containers: &[&Container]) -> Vec<ProbeUse> {
     let mut probes = Vec::new();
@@ -237,8 +255,8 @@ fn probes(containers: &[&Container]) -> Vec<ProbeUse> {
                 probe_type,
                 handler: handler(probe),
                 port,
-                timeout_seconds: exec::timeout_seconds(probe),
-                period_seconds: exec::period_seconds(probe),
+                timeout_seconds: timeout_seconds(probe),
+                period_seconds: period_seconds(probe),
             });
         }
     }

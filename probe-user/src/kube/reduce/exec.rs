@@ -1,14 +1,10 @@
 //! Exec probes and hooks of a pod, reduced to what their processes can be told by.
 
+use super::{period_seconds, timeout_seconds};
 use crate::kube::names::is_label;
-use crate::kube::objects::{Container, ExecAction, Hook, Probe};
+use crate::kube::objects::{Container, ExecAction, Hook};
 use probe_core::exec::{ExecHook, ExecUse, names_of};
 use probe_core::probes::ProbeType;
-
-/// The API's default of `timeoutSeconds`.
-const TIMEOUT_SECONDS: u32 = 1;
-/// The API's default of `periodSeconds`.
-const PERIOD_SECONDS: u32 = 10;
 
 /// The exec probes. Where a probe has several handlers, which the API refuses, the kubelet takes the command.
 pub(super) fn probes(containers: &[&Container]) -> Vec<ExecUse> {
@@ -41,17 +37,4 @@ pub(super) fn hooks(containers: &[&Container]) -> Vec<ExecHook> {
         }
     }
     hooks
-}
-
-pub(super) fn timeout_seconds(probe: &Probe) -> u32 {
-    seconds(probe.timeout_seconds, TIMEOUT_SECONDS)
-}
-
-pub(super) fn period_seconds(probe: &Probe) -> u32 {
-    seconds(probe.period_seconds, PERIOD_SECONDS)
-}
-
-/// The API's default for what is not set or not a number of seconds.
-fn seconds(value: Option<i64>, default: u32) -> u32 {
-    value.and_then(|value| u32::try_from(value).ok()).filter(|value| *value > 0).unwrap_or(default)
 }
