@@ -2,11 +2,12 @@
 //! requests that a socket dropped on its way to TIME_WAIT.
 //!
 //! A dropped SYN is an attempt that nobody will answer; its retransmissions carry the same sequence number and count
-//! once. Which reasons can mean "address gone" is resolved by name from BTF. Rate: the node's drops; those of other
-//! reasons return at once, other destinations after one map miss.
+//! once. Which reasons can mean "address gone" is resolved by name from BTF. Rate: the node's drops, among
+//! them one for each connection. While every pod runs, and for other reasons, it returns at once, for other destinations after one map miss.
 
 use super::account::{self, Attempt};
 use super::identity;
+use super::known;
 use super::load;
 use super::packet::{self, ACK, Packet, RST, SYN};
 use super::probe;
@@ -30,7 +31,9 @@ pub(crate) fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
         on_closed(skb);
         return 0;
     }
-    if !load::drop_reason_matters(reason) {
+    // While every pod runs, no address is gone. Each connection that ends well comes by here: the later FIN meets the other side's
+    // TIME_WAIT, which acknowledges it and drops it for a reason that is not specified (tcp_v4_rcv).
+    if !load::drop_reason_matters(reason) || known::now().is_settled {
         return 0;
     }
     // Another node on this kernel may have pods with the same addresses.

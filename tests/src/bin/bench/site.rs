@@ -29,7 +29,8 @@ const UNTRACKED: &str = "table inet bench {
 }
 ";
 
-/// Source addresses of the load: with 64,000 ports each, no pair is used twice within a TIME_WAIT at any rate that two cores reach.
+/// Source addresses of the load, with 64,000 ports each: more than the 262,144 sockets in TIME_WAIT that a namespace keeps at most (by default;
+/// net.ipv4.tcp_max_tw_buckets), so that connections can end as clients' do, by FIN. Resets would need no port twice, but spare the hooks their part.
 const SOURCES: u8 = 8;
 /// The longest wait for a pod or for the agent.
 const SOON: Duration = Duration::from_secs(60);
@@ -103,7 +104,7 @@ impl Site {
     /// Starts load on the pod from the client's network.
     pub(crate) fn load(&self, config: impl FnOnce(Config) -> Config) -> anyhow::Result<Running> {
         let sources = (2..2 + SOURCES).map(|host| IpAddr::V4(Ipv4Addr::new(10, 78, 0, host))).collect();
-        let config = config(Config { sources, linger0: true, ..Config::new(self.target) });
+        let config = config(Config { sources, ..Config::new(self.target) });
         Ok(self.world.node().client().inside(|| start(config))??)
     }
 
