@@ -4,15 +4,15 @@
 //! so it is on only while a [`Statistics`] lives.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::mem::{offset_of, size_of};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
+use std::{fs, io};
 
 use anyhow::{Context as _, bail};
 use aya::maps::{Array, Map, MapData};
-use aya::programs::loaded_programs;
+use aya::programs::{ProgramError, ProgramInfo, loaded_programs};
 use aya::sys::Stats;
 use nix::time::clock_getcpuclockid;
 use nix::unistd::{Pid, SysconfVar, sysconf};
@@ -71,8 +71,8 @@ impl Objects {
     /// Runs by program, under the names that the kernel keeps (cut to [`NAME_BYTES`]).
     pub(crate) fn runs(&self) -> anyhow::Result<BTreeMap<String, Runs>> {
         let mut runs = BTreeMap::<String, Runs>::new();
-        for program in loaded_programs() {
-            let program = program.context("list BPF programs")?;
+        for program in still_loaded() {
+            let program = program?;
             if self.programs.contains(&program.id()) {
                 let name = program.name_as_str().unwrap_or_default().to_owned();
                 let entry = runs.entry(name).or_default();
@@ -95,13 +95,21 @@ impl Objects {
 
     /// Whether one of the programs is still loaded.
     pub(crate) fn are_loaded(&self) -> anyhow::Result<bool> {
-        for program in loaded_programs() {
-            if self.programs.contains(&program.context("list BPF programs")?.id()) {
+        for program in still_loaded() {
+            if self.programs.contains(&program?.id()) {
                 return Ok(true);
             }
         }
         Ok(false)
     }
+}
+
+/// The loaded programs, without those that go between their listing and their opening.
+fn still_loaded() -> impl Iterator<Item = anyhow::Result<ProgramInfo>> {
+    let is_gone = |error: &ProgramError| matches!(error, ProgramError::SyscallError(error) if error.io_error.kind() == io::ErrorKind::NotFound);
+    loaded_programs()
+        .filter(move |program| !program.as_ref().is_err_and(is_gone))
+        .map(|program| program.context("list BPF programs"))
 }
 
 /// The ids that a process's descriptors show under this key; a program shows under its own descriptor and under its link's.
