@@ -48,7 +48,8 @@ pub fn classes_of(error: ErrorKind) -> &'static [&'static str] {
         ErrorKind::SendError | ErrorKind::Reset => {
             &["unaccepted", "unread", "unanswered", "stale_reuse", "truncated", "misrouted"]
         }
-        ErrorKind::Eof => &["unanswered", "stale_reuse", "misrouted"],
+        // A connection that is made while its listener closes has a FIN before its reset.
+        ErrorKind::Eof => &["unanswered", "stale_reuse", "misrouted", "unaccepted"],
         ErrorKind::Truncated => &["truncated"],
         ErrorKind::Timeout => {
             &["blackholed", "stale_reuse", "abandoned", "unanswered", "unread", "unaccepted"]

@@ -193,7 +193,8 @@ pub(super) fn connect_error(errno: Errno) -> Option<ErrorKind> {
         Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::EACCES | Errno::EPERM => {
             Some(ErrorKind::ConnectUnreachable)
         }
-        Errno::ECONNRESET | Errno::ECONNABORTED => Some(ErrorKind::ConnectReset),
+        // A connection that is made while its listener closes ends with a FIN and a reset: EPIPE.
+        Errno::ECONNRESET | Errno::ECONNABORTED | Errno::EPIPE => Some(ErrorKind::ConnectReset),
         _ => None,
     }
 }
