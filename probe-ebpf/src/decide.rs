@@ -242,7 +242,9 @@ fn as_http1(c: &Closing) -> Verdict {
             nothing_lost
         };
     }
-    if matches!(c.leaving, Leaving::Close) && !c.accepted {
+    // No application ends what it has not taken: its listener closed, which resets it. A connection that was made just then has a FIN before
+    // the reset: it took its listener's shutdown over (sk_clone, tcp_rcv_state_process).
+    if !c.accepted {
         // Without data too: the client's next write fails. A client that connected and left again lost nothing.
         return if !c.received && c.client_fin {
             Verdict::Idle

@@ -195,7 +195,7 @@ pub struct Offsets {
     pub hierarchy: u32,
     /// Number of the drop reason "queue purged", or [`ABSENT`]: a socket's own queue, or one of a device that went.
     pub queue_purge: u32,
-    /// Number of the drop reason "the socket is closed", or [`ABSENT`].
+    /// Number of the drop reason "the socket is closed", or [`ABSENT`] where `kfree_skb` does not tell the socket.
     pub tcp_close: u32,
     /// Bit n: signal n, sent from outside the pod to a process group leader, stops a container.
     pub stop_signals: u64,

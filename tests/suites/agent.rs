@@ -56,6 +56,8 @@ mod probes;
 mod prometheus;
 #[path = "agent/protocols.rs"]
 mod protocols;
+#[path = "agent/races.rs"]
+mod races;
 #[path = "agent/recorded.rs"]
 mod recorded;
 #[path = "agent/restart.rs"]
@@ -139,6 +141,7 @@ fn main() -> ExitCode {
         overflow::trials(),
         overload::trials(),
         outage::trials(),
+        races::trials(),
         recorded::trials(),
         probes::trials(),
         probed::trials(),

@@ -44,6 +44,26 @@ fn one_way(before: Closing) -> Closing {
     Closing { one_way: true, ..before }
 }
 
+/// Only its listener's end ends a connection that nobody took: by a reset, or by a FIN and a reset if it was made at that moment.
+#[test]
+fn what_nobody_took_is_unaccepted_however_it_is_ended() {
+    let never_taken = |leaving, received| Closing {
+        leaving,
+        accepted: false,
+        received,
+        read: false,
+        written_since_read: false,
+        ..read_after(Protocol::Http, 0)
+    };
+    let unaccepted = Verdict::Lost(Class::Unaccepted, Confidence::Observed);
+    for leaving in [Leaving::Fin, Leaving::Close] {
+        for received in [false, true] {
+            assert_eq!(closing(&never_taken(leaving, received)), unaccepted, "{leaving:?}, {received}");
+        }
+        assert_eq!(closing(&left_by_fin(never_taken(leaving, false))), Verdict::Idle, "{leaving:?}");
+    }
+}
+
 /// Each fact has a place of its own in the number.
 #[test]
 fn facts_survive_the_way_through_a_number() {

@@ -7,7 +7,7 @@ use super::connection::{
     MAY_BE_ONE_WAY,
 };
 use super::load::{self, direct, tcp};
-use super::{identity, known, probed};
+use super::{identity, known, probe, probed};
 use aya_ebpf::programs::BtfTracePointContext;
 use aya_log_ebpf::debug;
 use probe_ebpf::class::{Class, Confidence, Phase};
@@ -88,6 +88,39 @@ pub(super) fn over(ctx: &BtfTracePointContext, sk: *const u8, old: i32, new: i32
         // From here on there is more to know than the socket tells.
         let _stored = connection::store(sk, &connection);
     }
+}
+
+/// A handshake ended after its listener had closed: the kernel resets the client (inet_child_forget), whose request or none is on
+/// its way.
+#[inline(always)]
+pub(super) fn forgotten(sk: *const u8) {
+    let tp = load::tcp_sock(sk);
+    // A child that the kernel has no memory for is dead by now (inet_csk_prepare_forced_close): its client sends the last ACK again.
+    if tp.is_null() || load::client_has_reset(sk) != 0 || load::is_dead(sk) {
+        return;
+    }
+    let mut connection = Connection::EMPTY;
+    if !bare::meet(sk, tp, &mut connection) {
+        return;
+    }
+    let phase = identity::phase(connection.slot, connection.container);
+    if probe::is_connected(&connection.tuple()) {
+        account::late_probe(connection.slot, phase);
+        return;
+    }
+    connection.opened_phase = phase as u8;
+    connection.request = 1;
+    connection.flags |= IS_COUNTED;
+    let class = Class::Unaccepted;
+    let confidence = decide::confidence_of(connection.protocol(), class, Confidence::Observed);
+    let late = !matches!(phase, Phase::Running);
+    let attempt = Attempt::on(&connection, class, confidence, phase, late);
+    if let Some(counters) = account::counters(connection.slot) {
+        account::late_attempt(counters, phase, attempt.at_ns);
+    }
+    account::loss(&attempt);
+    // Its data, sent before the reset came, meets no socket.
+    remember(&connection);
 }
 
 /// ESTABLISHED or CLOSE_WAIT is left: the decision. False if the socket goes on telling all that there is to know.

@@ -15,6 +15,7 @@ use super::reset::{attempt_of, counted, stale, tuple_of};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use probe_ebpf::class::{Class, Confidence, Phase};
 use probe_ebpf::decide::{self, Verdict};
+use probe_ebpf::fields::ABSENT;
 use probe_ebpf::wire::{Port, SlotRef};
 
 #[btf_tracepoint(function = "kfree_skb")]
@@ -27,8 +28,9 @@ pub(crate) fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
     if skb.is_null() {
         return 0;
     }
-    if reason == load::tcp_close() {
-        on_closed(skb);
+    // Before 6.11 the hook does not tell the socket (its fourth argument), and without that the packet not its namespace.
+    if load::tcp_close() != ABSENT && reason == load::tcp_close() {
+        on_closed(skb, ctx.arg(3));
         return 0;
     }
     // While every pod runs, no address is gone. Each connection that ends well comes by here: the later FIN meets the other side's
@@ -63,8 +65,9 @@ pub(crate) fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
 /// A segment waited for the socket's lock while another CPU closed it, and no reset answers it. What the client does next
 /// may say nothing of it: it reads the end of file and closes with a reset of its own.
 #[inline(always)]
-fn on_closed(skb: *const u8) {
-    let Some((cookie, _)) = packet::device(skb) else { return };
+fn on_closed(skb: *const u8, sk: *const u8) {
+    // The packet has no device any more.
+    let Some(cookie) = load::net_cookie_of_unknown(sk) else { return };
     let Some(packet) = packet::parse(skb) else { return };
     if packet.payload == 0 || packet.flags & (SYN | RST) != 0 {
         return;

@@ -216,6 +216,15 @@ pub(super) fn net_cookie(sk: *const u8) -> u64 {
     direct(net, Field::NetCookie)
 }
 
+/// The same of a socket that the verifier does not know; `None` if there is no socket.
+#[inline(always)]
+pub(super) fn net_cookie_of_unknown(sk: *const u8) -> Option<u64> {
+    if sk.is_null() {
+        return None;
+    }
+    probe(probe(sk, Field::Net)?, Field::NetCookie)
+}
+
 /// 1 if accept() took the connection, else 0. With a branch: the verifier allows no arithmetic on pointers.
 #[inline(always)]
 pub(super) fn is_accepted(sk: *const u8) -> u32 {
@@ -227,6 +236,13 @@ pub(super) fn is_accepted(sk: *const u8) -> u32 {
 pub(super) fn client_has_finished(sk: *const u8) -> u32 {
     const SOCK_DONE: u64 = 1 << 1;
     is_set(direct::<u64>(sk, Field::Flags) & SOCK_DONE)
+}
+
+/// The kernel itself gives the socket up, or its application has closed it (SOCK_DEAD).
+#[inline(always)]
+pub(super) fn is_dead(sk: *const u8) -> bool {
+    const SOCK_DEAD: u64 = 1;
+    direct::<u64>(sk, Field::Flags) & SOCK_DEAD != 0
 }
 
 /// 1 if the client's RST is what ends the connection: tcp_reset sets one of these errors before the state, and nothing else

@@ -13,7 +13,7 @@ use super::reset::tuple_of;
 use super::{known, maps, probed};
 use probe_ebpf::fields::Field;
 use probe_ebpf::wire::{
-    Begun, CLOSED_PROBE, Closed, PORT_PROBE, PROBES_EACH, Port, ProbeKey, Probing, anomaly,
+    Begun, CLOSED_PROBE, Closed, PORT_PROBE, PROBES_EACH, Port, ProbeKey, Probing, Tuple, anomaly,
 };
 
 /// ECONNREFUSED.
@@ -97,9 +97,14 @@ pub(super) fn has_sent(port: &Port, packet: &Packet) -> bool {
             }
         }
     }
+    is_connected(&tuple_of(packet))
+}
+
+/// A probe believes itself connected by this tuple, and the server side has not asked yet.
+#[inline(always)]
+pub(super) fn is_connected(tuple: &Tuple) -> bool {
     // SAFETY: a live map value.
-    account::remembered(&tuple_of(packet))
-        .is_some_and(|closed| unsafe { (*closed).flags } & CLOSED_PROBE != 0)
+    account::remembered(tuple).is_some_and(|closed| unsafe { (*closed).flags } & CLOSED_PROBE != 0)
 }
 
 /// The probe's connection as the pod sees it; `None` if the socket is no probe's.

@@ -48,7 +48,7 @@ fn is_settled(ctx: *mut c_void) -> u64 {
         (tcp::CLOSE, tcp::SYN_SENT) | (tcp::SYN_SENT, tcp::ESTABLISHED) => {
             load::net_cookie(sk) != load::host_net()
         }
-        (tcp::CLOSE, tcp::LISTEN) | (tcp::LISTEN | tcp::SYN_SENT, tcp::CLOSE) => false,
+        (tcp::CLOSE, tcp::LISTEN) | (tcp::LISTEN | tcp::SYN_SENT | tcp::SYN_RECV, tcp::CLOSE) => false,
         _ => true,
     };
     u64::from(is_done)
@@ -102,11 +102,15 @@ fn counted(ctx: &BtfTracePointContext) -> Option<*const u8> {
     if sk.is_null() || !load::is_counted(sk) { None } else { Some(sk) }
 }
 
-/// A connection begins.
+/// A connection begins, or its handshake ends with nobody to take it.
 #[inline(never)]
 fn opened(ctx: *mut c_void) {
-    if let Some(sk) = counted(&BtfTracePointContext::new(ctx)) {
+    let ctx = BtfTracePointContext::new(ctx);
+    let Some(sk) = counted(&ctx) else { return };
+    if ctx.arg::<i32>(2) == tcp::ESTABLISHED {
         established(sk);
+    } else {
+        closing::forgotten(sk);
     }
 }
 

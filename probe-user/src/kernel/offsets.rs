@@ -40,7 +40,10 @@ pub(super) fn resolve(btf: &Btf, v1_controller: Option<&str>) -> Result<Offsets,
         }
     }
     offsets.queue_purge = btf.enumerator("skb_drop_reason", "SKB_DROP_REASON_QUEUE_PURGE").unwrap_or(ABSENT);
-    offsets.tcp_close = btf.enumerator("skb_drop_reason", "SKB_DROP_REASON_TCP_CLOSE").unwrap_or(ABSENT);
+    // Whose it was, the socket alone tells.
+    if btf.tracepoint_arguments("kfree_skb").is_some_and(|arguments| arguments > 3) {
+        offsets.tcp_close = btf.enumerator("skb_drop_reason", "SKB_DROP_REASON_TCP_CLOSE").unwrap_or(ABSENT);
+    }
     Ok(offsets)
 }
 
