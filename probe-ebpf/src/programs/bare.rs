@@ -98,26 +98,27 @@ pub(super) fn mark(sk: *const u8) {
     let _cookie = unsafe { generated::bpf_get_socket_cookie(sk.cast_mut().cast()) };
 }
 
-/// A read on a socket of which nothing is stored: false if there is more to it.
+/// The socket's namespace is known to be nobody's.
+#[inline(always)]
+pub(super) fn is_nobodys(sk: *const u8) -> bool {
+    known::is_nobodys(known::now().epoch, load::net_cookie(sk))
+}
+
+/// A read on a socket of which nothing is stored, and of a namespace not known to be nobody's: false if there is more to it.
 #[inline(always)]
 pub(super) fn was_read(sk: *const u8) -> bool {
     let state = i32::from(direct::<u8>(sk, Field::State));
     if state != tcp::ESTABLISHED && state != tcp::CLOSE_WAIT {
         return true;
     }
-    let cookie = load::net_cookie(sk);
-    if cookie == load::host_net() {
+    if load::net_cookie(sk) == load::host_net() {
         return true;
     }
     let tp = load::tcp_sock(sk);
     if tp.is_null() {
         return true;
     }
-    let now = known::now();
-    if has_written(tp) {
-        return known::is_nobodys(now.epoch, cookie);
-    }
-    if !now.is_settled {
+    if has_written(tp) || !known::now().is_settled {
         return false;
     }
     mark(sk);

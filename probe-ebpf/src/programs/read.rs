@@ -10,6 +10,7 @@ use super::connection::{
 use super::load::{self, direct};
 use super::{account, bare, identity, known, probed};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use core::ptr;
 use probe_ebpf::class::Phase;
 use probe_ebpf::fields::Field;
 use probe_ebpf::wire::{PORT_ANSWERED, PORT_GREETS};
@@ -18,20 +19,27 @@ use probe_ebpf::wire::{PORT_ANSWERED, PORT_GREETS};
 #[inline(always)]
 pub(crate) fn tcp_rcv_space_adjust(ctx: BtfTracePointContext) -> i32 {
     let sk: *const u8 = ctx.arg(0);
-    if sk.is_null() || !load::is_active() {
+    if sk.is_null() {
         return 0;
     }
-    if !connection::has_none(sk) || !bare::was_read(sk) {
-        at_length(sk);
+    let stored = if connection::has_none(sk) {
+        // First of all: the node's own clients read as often as its servers.
+        if bare::is_nobodys(sk) {
+            return 0;
+        }
+        ptr::null_mut()
+    } else {
+        connection::of(sk)
+    };
+    if !load::is_active() {
+        return 0;
+    }
+    if !stored.is_null() {
+        known_read(sk, stored);
+    } else if !bare::was_read(sk) {
+        unstored(sk);
     }
     0
-}
-
-/// A function of its own, so that first reads do not pay for its registers and stack.
-#[inline(never)]
-fn at_length(sk: *const u8) {
-    let stored = connection::of(sk);
-    if stored.is_null() { unstored(sk) } else { known_read(sk, stored) }
 }
 
 #[inline(always)]
@@ -48,11 +56,7 @@ fn known_read(sk: *const u8, stored: *mut Connection) {
     }
     let write_seq: u32 = direct(tp, Field::WriteSeq);
     if connection.flags & HAS_READ == 0 {
-        // The listener may be older than the agent.
-        identity::learn_init(load::current_task(), connection.container);
-        if connection.flags & MAY_BE_ONE_WAY != 0 && bare::has_written(tp) {
-            greets(connection);
-        }
+        first_read(tp, connection);
     }
     let is_next = connection.flags & HAS_READ == 0 || connection.wseq_read != write_seq;
     if connection.flags & (HAS_CHATTER | MAY_BE_ONE_WAY) != 0 {
@@ -62,6 +66,16 @@ fn known_read(sk: *const u8, stored: *mut Connection) {
         next_request(connection);
         connection.wseq_read = write_seq;
         connection.flags |= HAS_READ;
+    }
+}
+
+/// A function of its own, like all that is rare here: kept connections shall not pay for its registers and stack.
+#[inline(never)]
+fn first_read(tp: *const u8, connection: &Connection) {
+    // The listener may be older than the agent.
+    identity::learn_init(load::current_task(), connection.container);
+    if connection.flags & MAY_BE_ONE_WAY != 0 && bare::has_written(tp) {
+        greets(connection);
     }
 }
 
@@ -113,11 +127,8 @@ fn next_request(connection: &mut Connection) {
 
 /// A read on a socket of which nothing is stored. Nothing need be as long as it is the first request of its connection and
 /// the pod runs; a connection that is older than the agent becomes known here.
-#[inline(always)]
+#[inline(never)]
 fn unstored(sk: *const u8) {
-    if bare::was_read(sk) {
-        return;
-    }
     let cookie = load::net_cookie(sk);
     let tp = load::tcp_sock(sk);
     if tp.is_null() {
