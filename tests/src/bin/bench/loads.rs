@@ -72,13 +72,10 @@ struct AgentShare {
     counts_extra: u64,
 }
 
-/// The saturating closed loops.
-pub(crate) fn closed() -> [Load; 2] {
-    [
-        Load { name: "keep-alive", is_new: false, rate: None },
-        Load { name: "connection-per-request", is_new: true, rate: None },
-    ]
-}
+/// The saturating closed loop on kept connections; to be run on one CPU.
+pub(crate) const CLOSED_KEPT: Load = Load { name: "keep-alive", is_new: false, rate: None };
+/// The saturating closed loop with a connection for each request.
+pub(crate) const CLOSED_NEW: Load = Load { name: "connection-per-request", is_new: true, rate: None };
 
 /// The fixed rates; for new connections the highest that holds without the agent.
 pub(crate) fn fixed(site: &mut Site) -> anyhow::Result<[Load; 2]> {

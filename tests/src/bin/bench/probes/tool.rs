@@ -10,8 +10,6 @@ use std::process::{Child, ChildStdout, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use world::node::NetNs;
 use world::wait::wait_for;
@@ -19,7 +17,7 @@ use world::wait::wait_for;
 use super::Handler;
 use super::asker::{Asker, Asks};
 use super::target::address;
-use crate::kernel;
+use crate::{cpus, kernel};
 
 /// Where blackbox_exporter listens and cloudprober shows its metrics: their usual ports, in a network of our own.
 const BLACKBOX: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9115);
@@ -77,10 +75,10 @@ impl Kit {
                 file.display()
             );
         }
-        let set = sched_getaffinity(Pid::from_raw(0))?;
-        let cpus: Vec<usize> = (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect();
-        let [first, .., last] = cpus[..] else { bail!("it needs two CPUs: one is the probers' alone") };
-        pin(first)?;
+        let [first, .., last] = cpus::usable()?[..] else {
+            bail!("it needs two CPUs: one is the probers' alone")
+        };
+        cpus::stay_on(&[first])?;
         let folder = std::env::temp_dir().join(format!("drainscope-bench-probes-{}", std::process::id()));
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         let [prober, blackbox, cloudprober] = [prober, blackbox, cloudprober].map(Path::to_owned);
@@ -103,10 +101,10 @@ impl Kit {
         let mut command = NetNs::current()?.command(program);
         command.args(arguments).stdin(stdin).stdout(stdout).stderr(log);
         // A child has the CPUs of the thread that makes it.
-        let own = sched_getaffinity(Pid::from_raw(0))?;
-        pin(self.cpu)?;
+        let own = cpus::usable()?;
+        cpus::stay_on(&[self.cpu])?;
         let child = command.spawn();
-        sched_setaffinity(Pid::from_raw(0), &own)?;
+        cpus::stay_on(&own)?;
         let child = child.with_context(|| format!("start {}", program.display()))?;
         Ok(Prober { child, told: None, asker: None })
     }
@@ -229,12 +227,6 @@ impl Drop for Prober {
         drop(self.child.kill());
         drop(self.child.wait());
     }
-}
-
-fn pin(cpu: usize) -> anyhow::Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu)?;
-    sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("stay on CPU {cpu}"))
 }
 
 fn ours(work: Work) -> [String; 3] {
