@@ -98,20 +98,19 @@ pub(super) fn mark(sk: *const u8) {
     let _cookie = unsafe { generated::bpf_get_socket_cookie(sk.cast_mut().cast()) };
 }
 
-/// The socket's namespace is known to be nobody's.
+/// The socket's namespace is the node's own, or known to be nobody's: a read there is of no interest as long as nothing is stored.
+/// Of a pod that is not known yet it may be, too; what such a connection loses later is `inferred`.
 #[inline(always)]
-pub(super) fn is_nobodys(sk: *const u8) -> bool {
-    known::is_nobodys(known::now().epoch, load::net_cookie(sk))
+pub(super) fn is_elsewhere(sk: *const u8) -> bool {
+    let cookie = load::net_cookie(sk);
+    cookie == load::host_net() || known::is_nobodys(known::now().epoch, cookie)
 }
 
-/// A read on a socket of which nothing is stored, and of a namespace not known to be nobody's: false if there is more to it.
+/// A read on a socket of which nothing is stored, and that is not [`is_elsewhere`]: false if there is more to it.
 #[inline(always)]
 pub(super) fn was_read(sk: *const u8) -> bool {
     let state = i32::from(direct::<u8>(sk, Field::State));
     if state != tcp::ESTABLISHED && state != tcp::CLOSE_WAIT {
-        return true;
-    }
-    if load::net_cookie(sk) == load::host_net() {
         return true;
     }
     let tp = load::tcp_sock(sk);

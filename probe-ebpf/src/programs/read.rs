@@ -1,7 +1,7 @@
 //! `tp_btf/tcp_rcv_space_adjust` (5.10+): the application reads from a TCP socket.
 //!
-//! Rate: about one per request at each end on the node. A socket without storage in the node's own namespace returns
-//! at once. `write_seq` is remembered here: whether it moved by the next read or the close is what
+//! Rate: about one per request at each end on the node. A socket without storage in a namespace that is no pod's
+//! returns at once. `write_seq` is remembered here: whether it moved by the next read or the close is what
 //! "answered" means. Nothing is written to the ring.
 
 use super::connection::{
@@ -23,8 +23,8 @@ pub(crate) fn tcp_rcv_space_adjust(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let stored = if connection::has_none(sk) {
-        // First of all: the node's own clients read as often as its servers.
-        if bare::is_nobodys(sk) {
+        // First of all: clients on this node read as often as its servers.
+        if bare::is_elsewhere(sk) {
             return 0;
         }
         ptr::null_mut()
