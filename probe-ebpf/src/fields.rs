@@ -1,9 +1,10 @@
-//! The kernel structure members that the programs read. Offsets come from the running kernel's BTF when the agent
-//! starts and are injected as a read-only global: Rust has no CO-RE relocations, and members move between kernels.
+//! The kernel structure members that the programs read. Members move between kernels, and Rust has no CO-RE relocations: the
+//! programs are compiled with placeholders for the offsets, and when the agent starts, it writes those of the running kernel (from
+//! its BTF) into the instructions.
 
 macro_rules! fields {
     ($($(#[$doc:meta])* $name:ident = $structure:literal $path:literal;)*) => {
-        /// A member; its number is its index in [`Offsets`].
+        /// A member; its number is its index in [`Offsets`] and [`PATHS`].
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(usize)]
         pub enum Field { $($(#[$doc])* $name),* }
@@ -12,7 +13,6 @@ macro_rules! fields {
     };
 }
 
-// What is read of most connections comes first, so that it lies in few cache lines.
 fields! {
     /// Network namespace.
     Net = "sock" "__sk_common.skc_net.net";
@@ -88,8 +88,6 @@ fields! {
     HalfOpen = "inet_connection_sock" "icsk_accept_queue.qlen";
     /// Thread group.
     Tgid = "task_struct" "tgid";
-    /// Thread.
-    Pid = "task_struct" "pid";
     /// Exit status.
     ExitCode = "task_struct" "exit_code";
     /// The first thread of its group; it outlives the others, as a zombie if need be.
@@ -172,55 +170,41 @@ fields! {
     SignalCode = "kernel_siginfo" "si_code";
 }
 
-/// Places for the members: as many as there are, or one more, so that [`Offsets`] has no padding.
-pub const FIELDS: usize = PATHS.len() | 1;
+/// How many there are.
+pub const FIELDS: usize = PATHS.len();
 /// In place of an offset: the running kernel has no such member.
 pub const ABSENT: u32 = u32::MAX;
 
-/// Byte offsets of the members, and the sizes and numbers that go with them.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Hash)]
-pub struct Offsets {
-    /// Number of these programs with these settings, never 0; see `wire::Control`.
-    pub instance: u64,
-    /// Cookie of the namespace that the agent runs in: the node's own.
-    pub host_net: u64,
-    /// By number of [`Field`]; [`ABSENT`] where there is none.
-    pub fields: [u32; FIELDS],
-    /// Size of `struct upid`.
-    pub upid_size: u32,
-    /// Index into `css_set.subsys` of the v1 controller whose tree names the containers, or [`ABSENT`] for cgroup v2.
-    pub v1_subsystem: u32,
-    /// Number of the hierarchy whose cgroups name the containers (0 is v2).
-    pub hierarchy: u32,
-    /// Number of the drop reason "queue purged", or [`ABSENT`]: a socket's own queue, or one of a device that went.
-    pub queue_purge: u32,
-    /// Number of the drop reason "the socket is closed", or [`ABSENT`] where `kfree_skb` does not tell the socket.
-    pub tcp_close: u32,
-    /// Bit n: signal n, sent from outside the pod to a process group leader, stops a container.
-    pub stop_signals: u64,
-    /// Bit n: signal n does so while the pod is being deleted; at other times it is a reload or the like.
-    pub deletion_signals: u64,
-    /// Bit n: a packet dropped for reason n may have been on its way to an address that is gone.
-    pub drop_reasons: [u64; 4],
-}
-
-// Without padding, so that a copy of its bytes is its value.
-const _: () = assert!(size_of::<Offsets>() == 4 * (FIELDS + 5) + 8 * 8);
+/// Byte offsets of the members, by number of [`Field`]; [`ABSENT`] where there is none.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Offsets(pub [u32; FIELDS]);
 
 impl Offsets {
-    /// Nothing is known yet.
-    pub const UNSET: Self = Self {
-        instance: 0,
-        host_net: 0,
-        fields: [ABSENT; FIELDS],
-        upid_size: 0,
-        v1_subsystem: ABSENT,
-        hierarchy: 0,
-        stop_signals: 0,
-        deletion_signals: 0,
-        drop_reasons: [0; 4],
-        queue_purge: ABSENT,
-        tcp_close: ABSENT,
-    };
+    /// Offset of a member, or [`ABSENT`].
+    #[must_use]
+    pub const fn of(&self, field: Field) -> u32 {
+        self.0[field as usize]
+    }
+}
+
+/// The placeholder of the first member; the others follow. Numbers that the programs have no other use for: a test of the agent looks.
+const FIRST: usize = 0x5a00;
+
+// A load takes 16 bits with a sign.
+const _: () = assert!(FIRST + FIELDS <= i16::MAX as usize);
+
+impl Field {
+    /// The offset that the programs are compiled with.
+    #[inline(always)]
+    #[must_use]
+    pub const fn placeholder(self) -> usize {
+        FIRST + self as usize
+    }
+
+    /// The member that has this placeholder; `None` if it is an ordinary number.
+    #[must_use]
+    pub fn of_placeholder(number: i32) -> Option<Self> {
+        let (field, ..) = PATHS.get(usize::try_from(number).ok()?.checked_sub(FIRST)?)?;
+        Some(*field)
+    }
 }

@@ -12,4 +12,5 @@ pub mod fields;
 pub mod known;
 pub mod protocol;
 pub mod record;
+pub mod settings;
 pub mod wire;

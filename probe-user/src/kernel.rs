@@ -8,6 +8,7 @@ mod check;
 mod hooks;
 mod offsets;
 mod pins;
+mod relocate;
 mod saved;
 #[cfg(all(test, not(no_bpf_object)))]
 mod stack;
@@ -32,6 +33,7 @@ use probe_core::command::Command;
 use probe_core::monitor::KernelTables;
 use probe_core::time::Mono;
 use probe_ebpf::fields::Offsets;
+use probe_ebpf::settings::Settings;
 use probe_ebpf::wire::{ABI, Control, Counters, RING_BYTES, SlotRef};
 use saved::Saved;
 use std::collections::BTreeMap;
@@ -208,9 +210,9 @@ impl AsFd for Ring {
 /// The settings as aya wants them.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct Settings(Offsets);
-// SAFETY: `repr(C)`, integers only, no padding (every group of fields ends on its own alignment).
-unsafe impl aya::Pod for Settings {}
+struct Global(Settings);
+// SAFETY: `repr(C)`, integers only, no padding (its size is asserted where it is defined).
+unsafe impl aya::Pod for Global {}
 
 impl Kernel {
     /// Loads the object and attaches every program that this kernel can run, or takes over what an agent before this one
@@ -224,23 +226,25 @@ impl Kernel {
             Hierarchy::V2 { .. } => None,
             Hierarchy::V1 { controller, .. } => Some(controller),
         };
-        let mut settings = Settings(offsets::resolve(&own_btf, controller).map_err(LoadError::Settings)?);
+        let offsets = offsets::offsets(&own_btf);
+        let mut settings = Global(offsets::settings(&own_btf, controller).map_err(LoadError::Settings)?);
         let log_level = if config.debug_log { aya_log::Level::Debug as u8 } else { 0 };
         let ring_bytes = config.ring_bytes.unwrap_or(RING_BYTES);
-        let instance = instance(&settings.0, log_level, ring_bytes);
+        let instance = instance(&offsets, &settings.0, log_level, ring_bytes);
         settings.0.instance = instance;
 
         let heritage = heritage(pins.as_ref(), instance, ring_bytes)?;
         let mut loader = EbpfLoader::new();
         loader
             .verifier_log_level(VerifierLogLevel::STATS)
-            .override_global("OFFSETS", &settings, true)
+            .override_global("SETTINGS", &settings, true)
             .override_global(aya_log::LEVEL, &log_level, false)
             .map_max_entries("RING", ring_bytes);
         for (name, path) in pins.iter().flat_map(Pins::maps) {
             loader.map_pin_path(name, path);
         }
-        let mut ebpf = loader.load(OBJECT)?;
+        let object = relocate::with_offsets(OBJECT, &offsets).map_err(LoadError::Settings)?;
+        let mut ebpf = loader.load(&object)?;
         let mut adopted = BTreeMap::new();
         if heritage == Heritage::Adopted
             && let Some(pins) = &pins
@@ -261,7 +265,7 @@ impl Kernel {
                 state: if adopted.contains_key(program.name) {
                     HookState::Active
                 } else {
-                    attach(&mut ebpf, &kernel_btf, (&own_btf, &settings.0), program, keep)
+                    attach(&mut ebpf, &kernel_btf, (&own_btf, &offsets), program, keep)
                 },
             })
             .collect::<Vec<_>>();
@@ -412,10 +416,10 @@ impl Kernel {
 }
 
 /// Number of these programs with these settings, never 0: programs of the same number do the same.
-fn instance(settings: &Offsets, log_level: u8, ring_bytes: u32) -> u64 {
+fn instance(offsets: &Offsets, settings: &Settings, log_level: u8, ring_bytes: u32) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write(OBJECT);
-    settings.hash(&mut hasher);
+    (offsets, settings).hash(&mut hasher);
     (log_level, ring_bytes).hash(&mut hasher);
     hasher.finish().max(1)
 }

@@ -340,7 +340,7 @@ fn answered_late(connection: &Connection) {
     }
 }
 
-#[inline(always)]
+#[inline(never)]
 pub(super) fn remember(connection: &Connection) {
     let counted = if connection.flags & IS_COUNTED != 0 { probe_ebpf::wire::CLOSED_COUNTED } else { 0 };
     account::remember(

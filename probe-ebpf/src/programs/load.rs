@@ -1,4 +1,4 @@
-//! Reads of kernel structures, at offsets that user space resolved from the running kernel's BTF.
+//! Reads of kernel structures, at offsets that user space writes into the instructions when it loads them (see `fields`).
 //!
 //! `direct` is for pointers that the verifier knows (tracepoint arguments and what they lead to): a plain load, a third
 //! of the price of a helper call. `probe` is for all else.
@@ -8,11 +8,12 @@ use aya_ebpf::bindings::bpf_pidns_info;
 use aya_ebpf::helpers::generated;
 use core::arch::asm;
 use core::mem::MaybeUninit;
-use probe_ebpf::fields::{Field, Offsets};
+use probe_ebpf::fields::Field;
+use probe_ebpf::settings::Settings;
 
 /// Written by user space before the programs are loaded; constant from then on (the verifier sees its values).
 #[unsafe(no_mangle)]
-static OFFSETS: Offsets = Offsets::UNSET;
+static SETTINGS: Settings = Settings::UNSET;
 
 /// TCP states (include/net/tcp_states.h).
 pub(super) mod tcp {
@@ -39,7 +40,7 @@ macro_rules! setting {
         #[inline(always)]
         pub(super) fn $name() -> $type {
             // SAFETY: a static of this program; volatile because user space patches it.
-            unsafe { core::ptr::read_volatile(&raw const OFFSETS.$name) }
+            unsafe { core::ptr::read_volatile(&raw const SETTINGS.$name) }
         }
     };
 }
@@ -101,33 +102,31 @@ pub(super) fn drop_reason_matters(reason: u32) -> bool {
     }
     // SAFETY: the index is below 4; a static of this program.
     let word =
-        unsafe { core::ptr::read_volatile(&raw const OFFSETS.drop_reasons[(reason >> 6) as usize & 3]) };
+        unsafe { core::ptr::read_volatile(&raw const SETTINGS.drop_reasons[(reason >> 6) as usize & 3]) };
     word >> (reason & 63) & 1 == 1
-}
-
-#[inline(always)]
-fn offset(field: Field) -> usize {
-    // SAFETY: the index is the number of a field; a static of this program.
-    unsafe { core::ptr::read_volatile(&raw const OFFSETS.fields[field as usize]) as usize }
 }
 
 /// A plain load from a pointer that the verifier knows.
 #[inline(always)]
 pub(super) fn direct<T: Copy>(base: *const u8, field: Field) -> T {
     // SAFETY: the verifier checks type and bounds of the access; a fault reads as zero.
-    unsafe { core::ptr::read_volatile(base.add(offset(field)).cast()) }
+    unsafe { core::ptr::read_volatile(base.add(field.placeholder()).cast()) }
 }
 
 /// The address of a member, for structures nested by value.
 #[inline(always)]
 pub(super) fn member(base: *const u8, field: Field) -> *const u8 {
-    base.wrapping_add(offset(field))
+    let mut address = base.wrapping_add(field.placeholder());
+    // The compiler would put it together with what is added next, and nobody would find the placeholder in the sum.
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {0} */", inout(reg) address, options(pure, readonly, nostack)) };
+    address
 }
 
 /// A checked read from any kernel address; `None` if it faults.
 #[inline(always)]
 pub(super) fn probe<T: Copy>(base: *const u8, field: Field) -> Option<T> {
-    probe_at(base.wrapping_add(offset(field)))
+    probe_at(member(base, field))
 }
 
 /// A checked read from any kernel address; `None` if it faults.

@@ -1,8 +1,9 @@
-//! Fills the read-only settings of the kernel programs: members, enum values and namespaces of the running kernel.
+//! What the kernel programs must know of the running kernel: offsets of members, enum values, namespaces.
 
 use super::btf::Btf;
 use super::hooks::{ADDRESS_GONE, Program};
-use probe_ebpf::fields::{ABSENT, Offsets, PATHS};
+use probe_ebpf::fields::{ABSENT, FIELDS, Offsets, PATHS};
+use probe_ebpf::settings::Settings;
 use std::os::fd::AsRawFd as _;
 
 /// Signals that stop a container: TERM, INT, QUIT (the usual STOPSIGNALs) and KILL.
@@ -10,41 +11,47 @@ const STOP_SIGNALS: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc
 /// STOPSIGNALs of some images that are reloads or the like elsewhere: USR1 (haproxy), WINCH (httpd), RTMIN+3 (systemd).
 const DELETION_SIGNALS: [i32; 5] = [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGWINCH, 37];
 
-/// Everything that BTF and this process know. `v1_controller` names the cgroup v1 controller to follow, if it is v1.
-pub(super) fn resolve(btf: &Btf, v1_controller: Option<&str>) -> Result<Offsets, String> {
-    let mut offsets = Offsets::UNSET;
+/// Where the members lie.
+pub(super) fn offsets(btf: &Btf) -> Offsets {
+    let mut offsets = Offsets([ABSENT; FIELDS]);
     for (field, structure, path) in PATHS {
-        offsets.fields[*field as usize] = btf.offset(structure, path).unwrap_or(ABSENT);
+        offsets.0[*field as usize] = btf.offset(structure, path).unwrap_or(ABSENT);
     }
-    offsets.upid_size = btf.size("upid").ok_or("BTF has no struct upid")?;
+    offsets
+}
+
+/// Everything else that BTF and this process know. `v1_controller` names the cgroup v1 controller to follow, if it is v1.
+pub(super) fn settings(btf: &Btf, v1_controller: Option<&str>) -> Result<Settings, String> {
+    let mut settings = Settings::UNSET;
+    settings.upid_size = btf.size("upid").ok_or("BTF has no struct upid")?;
     if let Some(controller) = v1_controller {
         let id = format!("{controller}_cgrp_id");
-        offsets.v1_subsystem =
+        settings.v1_subsystem =
             btf.enumerator("cgroup_subsys_id", &id).ok_or_else(|| format!("BTF has no {id}"))?;
-        offsets.hierarchy = hierarchy_number(controller)
+        settings.hierarchy = hierarchy_number(controller)
             .ok_or_else(|| format!("/proc/cgroups has no hierarchy for the controller {controller}"))?;
     }
-    offsets.host_net =
+    settings.host_net =
         own_namespace_cookie().map_err(|error| format!("cookie of the network namespace: {error}"))?;
     for signal in STOP_SIGNALS {
-        offsets.stop_signals |= 1 << signal;
+        settings.stop_signals |= 1 << signal;
     }
     for signal in DELETION_SIGNALS {
-        offsets.deletion_signals |= 1 << signal;
+        settings.deletion_signals |= 1 << signal;
     }
     for reason in ADDRESS_GONE {
         if let Some(number) = btf.enumerator("skb_drop_reason", &format!("SKB_DROP_REASON_{reason}"))
             && number < 256
         {
-            offsets.drop_reasons[number as usize / 64] |= 1 << (number % 64);
+            settings.drop_reasons[number as usize / 64] |= 1 << (number % 64);
         }
     }
-    offsets.queue_purge = btf.enumerator("skb_drop_reason", "SKB_DROP_REASON_QUEUE_PURGE").unwrap_or(ABSENT);
+    settings.queue_purge = btf.enumerator("skb_drop_reason", "SKB_DROP_REASON_QUEUE_PURGE").unwrap_or(ABSENT);
     // Whose it was, the socket alone tells.
     if btf.tracepoint_arguments("kfree_skb").is_some_and(|arguments| arguments > 3) {
-        offsets.tcp_close = btf.enumerator("skb_drop_reason", "SKB_DROP_REASON_TCP_CLOSE").unwrap_or(ABSENT);
+        settings.tcp_close = btf.enumerator("skb_drop_reason", "SKB_DROP_REASON_TCP_CLOSE").unwrap_or(ABSENT);
     }
-    Ok(offsets)
+    Ok(settings)
 }
 
 /// Why a program cannot run on this kernel; `None` if nothing speaks against it.
@@ -60,7 +67,7 @@ pub(super) fn unsupported(btf: &Btf, offsets: &Offsets, program: &Program) -> Op
     }
     let missing: Vec<String> = PATHS
         .iter()
-        .filter(|(field, ..)| program.fields.contains(field) && offsets.fields[*field as usize] == ABSENT)
+        .filter(|(field, ..)| program.fields.contains(field) && offsets.of(*field) == ABSENT)
         .map(|(_, structure, path)| format!("{structure}.{path}"))
         .collect();
     (!missing.is_empty()).then(|| format!("this kernel has no {}", missing.join(", ")))
@@ -107,11 +114,11 @@ mod tests {
     #[test]
     fn a_kernel_without_a_member_names_the_programs_that_need_it() {
         let Ok(btf) = Btf::of_running_kernel() else { return eprintln!("skipped: no BTF") };
-        let mut offsets = resolve(&btf, None).expect("resolves");
+        let mut offsets = offsets(&btf);
         for program in PROGRAMS {
             assert_eq!(unsupported(&btf, &offsets, program), None, "{}", program.name);
         }
-        offsets.fields[probe_ebpf::fields::Field::WriteSeq as usize] = ABSENT;
+        offsets.0[probe_ebpf::fields::Field::WriteSeq as usize] = ABSENT;
         let broken: Vec<&str> = PROGRAMS
             .iter()
             .filter(|program| {
