@@ -98,6 +98,10 @@ fields! {
     ThreadPid = "task_struct" "thread_pid";
     /// Its cgroups.
     Cgroups = "task_struct" "cgroups";
+    /// Its namespaces; none of a task that has exited.
+    NamespacesOfTask = "task_struct" "nsproxy";
+    /// The network namespace.
+    NetOfNamespaces = "nsproxy" "net_ns";
     /// What its thread group shares.
     TaskSignal = "task_struct" "signal";
     /// When it was made (CLOCK_MONOTONIC since 5.5); an exec leaves it, by whichever thread.

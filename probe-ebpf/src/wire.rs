@@ -15,7 +15,7 @@ pub use probing::*;
 pub use ring::*;
 
 /// Changed whenever the meaning of a byte here changes; maps of another ABI are not adopted.
-pub const ABI: u32 = 8;
+pub const ABI: u32 = 9;
 
 /// Which programs count, and until when: user space switches from old programs to new ones, which share the maps, with
 /// one write. 0 in `instance`: none does.
@@ -47,6 +47,9 @@ pub const SLOTS: u32 = 1024;
 pub const CONTAINERS: u32 = 4096;
 /// Entries of the map of ports (several per pod).
 pub const PORTS: u32 = 16_384;
+/// Entries of the map of their numbers. A power of two: fewer than numbers, so that it stays small; of a client's ports, which come one after
+/// the other, few share an entry with those that pods listen on.
+pub const NUMBERS: u32 = 4096;
 /// Entries of the map of addresses (two per dual-stack pod, and the dead ones for a while).
 pub const ADDRESSES: u32 = 4096;
 /// Entries of the memory of closed connections of stopping pods.
@@ -177,6 +180,12 @@ pub struct PortKey {
     pub port: u16,
     /// Zero.
     pub reserved: u16,
+}
+
+/// Key of the map of numbers of ports.
+#[must_use]
+pub const fn number(port: u16) -> u32 {
+    port as u32 & (NUMBERS - 1)
 }
 
 /// Value of the map of ports.

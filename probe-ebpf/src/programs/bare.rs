@@ -39,12 +39,9 @@ pub(super) fn established(sk: *const u8) -> bool {
     true
 }
 
-/// A FIN goes out; false if there is more to know of the connection than its socket tells.
+/// A FIN goes out on a connection without storage; false if there is more to know of the connection than its socket tells.
 #[inline(always)]
 pub(super) fn left(sk: *const u8, old: i32, new: i32) -> bool {
-    if !connection::has_none(sk) {
-        return false;
-    }
     let now = known::now();
     if known::is_nobodys(now.epoch, load::net_cookie(sk)) {
         return true;
@@ -53,12 +50,9 @@ pub(super) fn left(sk: *const u8, old: i32, new: i32) -> bool {
     !tp.is_null() && now.is_settled && is_clean(sk, tp, has_fin(old), new)
 }
 
-/// Counts a connection that is over; false if there is more to it, or to its port.
+/// Counts a connection without storage that is over; false if there is more to it, or to its port.
 #[inline(always)]
 pub(super) fn over(sk: *const u8, old: i32, new: i32) -> bool {
-    if !connection::has_none(sk) {
-        return false;
-    }
     let now = known::now();
     let cookie = load::net_cookie(sk);
     if known::is_nobodys(now.epoch, cookie) {

@@ -224,16 +224,16 @@ fn closing_of(
     let has_read_fin = fin & (load::is_set(u64::from(unread)) ^ 1);
     let bits = Bits {
         close: load::is_same(new.cast_unsigned(), tcp::CLOSE.cast_unsigned()),
-        accepted: load::is_accepted(sk) | read,
+        accepted: load::at_once(load::is_accepted(sk) | read),
         client_fin: fin,
-        client_rst: load::client_has_reset(sk),
+        client_rst: load::at_once(load::client_has_reset(sk)),
         // The client's FIN counts as a byte received.
-        received: load::is_less(u64::from(fin), direct(tp, Field::BytesReceived)),
+        received: load::at_once(load::is_less(u64::from(fin), direct(tp, Field::BytesReceived))),
         read,
         written_since_read: load::is_same(write_seq, connection.wseq_read) ^ 1,
-        unacked: load::is_less(u64::from(farewell), u64::from(unacked)),
+        unacked: load::at_once(load::is_less(u64::from(farewell), u64::from(unacked))),
         known,
-        received_last: sent.wrapping_sub(direct(tp, Field::LastReceived)) >> 31,
+        received_last: load::at_once(sent.wrapping_sub(direct(tp, Field::LastReceived)) >> 31),
         opening: load::is_less(u64::from(connection.request), 3),
         one_way: 0,
         protocol: u32::from(connection.protocol) & 7,
@@ -340,7 +340,7 @@ fn answered_late(connection: &Connection) {
     }
 }
 
-#[inline(never)]
+#[inline(always)]
 pub(super) fn remember(connection: &Connection) {
     let counted = if connection.flags & IS_COUNTED != 0 { probe_ebpf::wire::CLOSED_COUNTED } else { 0 };
     account::remember(

@@ -147,7 +147,13 @@ impl Connection {
 /// The state of a socket, null if it has none.
 #[inline(always)]
 pub(super) fn of(sk: *const u8) -> *mut Connection {
-    if has_none(sk) { ptr::null_mut() } else { get(sk, 0) }
+    if has_none(sk) { ptr::null_mut() } else { stored(sk) }
+}
+
+/// The same, of a socket of which something is stored, by whomever (see [`has_none`]).
+#[inline(always)]
+pub(super) fn stored(sk: *const u8) -> *mut Connection {
+    get(sk, 0)
 }
 
 /// Nothing is stored of the socket, by whomever: what the helper looks at first.

@@ -20,9 +20,6 @@ use probe_ebpf::wire::{Port, SlotRef};
 
 #[btf_tracepoint(function = "kfree_skb")]
 pub(crate) fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
-    if !load::is_active() {
-        return 0;
-    }
     let skb: *const u8 = ctx.arg(0);
     let reason: u32 = ctx.arg(2);
     if skb.is_null() {
@@ -30,12 +27,14 @@ pub(crate) fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
     }
     // Before 6.11 the hook does not tell the socket (its fourth argument), and without that the packet not its namespace.
     if load::tcp_close() != ABSENT && reason == load::tcp_close() {
-        on_closed(skb, ctx.arg(3));
+        if load::is_active() {
+            on_closed(skb, ctx.arg(3));
+        }
         return 0;
     }
     // While every pod runs, no address is gone. Each connection that ends well comes by here: the later FIN meets the other side's
     // TIME_WAIT, which acknowledges it and drops it for a reason that is not specified (tcp_v4_rcv).
-    if !load::drop_reason_matters(reason) || known::now().is_settled {
+    if !load::drop_reason_matters(reason) || known::now().is_settled || !load::is_active() {
         return 0;
     }
     // Another node on this kernel may have pods with the same addresses.

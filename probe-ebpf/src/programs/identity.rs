@@ -93,6 +93,16 @@ pub(super) fn learn_namespace(cookie: u64, slot: SlotRef) {
     known::forget();
 }
 
+/// Remembers the namespace of a container's task. Where a pod only ever connects, no socket of its own may have told that.
+#[inline(always)]
+pub(super) fn learn_namespace_of_task(task: *const u8, slot: SlotRef) {
+    let cookie = probe::<*const u8>(task, Field::NamespacesOfTask)
+        .and_then(|namespaces| probe::<*const u8>(namespaces, Field::NetOfNamespaces))
+        .and_then(|net| probe(net, Field::NetCookie))
+        .unwrap_or(0);
+    learn_namespace(cookie, slot);
+}
+
 /// The namespace that a slot's pod was seen in last; 0 if none.
 #[inline(always)]
 pub(super) fn namespace_of_slot(slot: SlotRef) -> u64 {
@@ -169,6 +179,13 @@ pub(super) fn host_port_of_socket(sk: *const u8, number: u16, make: bool) -> Opt
     if has_it { Some(known) } else { None }
 }
 
+/// No pod ever had a port of this number, so that a connection with this local port is no inbound one of a pod. Most clients' ports are
+/// such; of some others it is not known.
+#[inline(always)]
+pub(super) fn is_no_port(number: u16) -> bool {
+    maps::NUMBERS.get(wire::number(number)).is_some_and(|had| *had == 0)
+}
+
 /// The same, made if there is none.
 #[inline(always)]
 pub(super) fn port_or_new(scope: u32, slot: SlotRef, number: u16) -> Option<*mut Port> {
@@ -183,8 +200,14 @@ pub(super) fn port_or_new(scope: u32, slot: SlotRef, number: u16) -> Option<*mut
         probing: 0,
         probed: 0,
     };
-    if maps::PORTS.get_ptr_mut(key).is_none() && maps::PORTS.insert(key, fresh, NO_EXIST).is_err() {
-        account::anomaly(anomaly::PORTS_FULL);
+    if maps::PORTS.get_ptr_mut(key).is_none() {
+        if let Some(had) = maps::NUMBERS.get_ptr_mut(wire::number(number)) {
+            // SAFETY: a live map value; everybody writes the same.
+            unsafe { *had = 1 };
+        }
+        if maps::PORTS.insert(key, fresh, NO_EXIST).is_err() {
+            account::anomaly(anomaly::PORTS_FULL);
+        }
     }
     let port = maps::PORTS.get_ptr_mut(key)?;
     // SAFETY: a live map value; one that another pod left behind is made anew.

@@ -51,6 +51,9 @@ pub(super) static FORMER: HashMap<[u64; 2], SlotRef> = HashMap::with_max_entries
 /// Scope and port -> port. Both write.
 #[map]
 pub(super) static PORTS: HashMap<PortKey, Port> = HashMap::with_max_entries(wire::PORTS, 0);
+/// Lower part of a number (see `wire::number`) -> not 0 if [`PORTS`] had a port of such a number. Never taken back. Both write.
+#[map]
+pub(super) static NUMBERS: Array<u8> = Array::with_max_entries(wire::NUMBERS, 0);
 /// Memory of closed connections. The kernel writes; user space sweeps.
 #[map]
 pub(super) static CLOSED: HashMap<Tuple, Closed> = HashMap::with_max_entries(wire::CLOSED, 0);

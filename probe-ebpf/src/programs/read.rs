@@ -1,8 +1,9 @@
 //! `tp_btf/tcp_rcv_space_adjust` (5.10+): the application reads from a TCP socket.
 //!
-//! Rate: about one per request at each end on the node. A socket without storage in a namespace that is no pod's
-//! returns at once. `write_seq` is remembered here: whether it moved by the next read or the close is what
-//! "answered" means. Nothing is written to the ring.
+//! Rate: about one per request at each end on the node. A socket without storage returns at once if its port is none of a pod's, or its
+//! namespace is no pod's. `write_seq` is remembered here: whether it moved by the next read or the close is what
+//! "answered" means. Nothing is written to the ring. What is rare is in functions of its own, so that other reads do not pay for its
+//! registers and stack.
 
 use super::connection::{
     self, Connection, HAS_CHATTER, HAS_READ, IS_ADOPTED, IS_PROBE, IS_PROBE_CLIENT, MAY_BE_ONE_WAY, fill_ends,
@@ -10,7 +11,6 @@ use super::connection::{
 use super::load::{self, direct};
 use super::{account, bare, identity, known, probed};
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use core::ptr;
 use probe_ebpf::class::Phase;
 use probe_ebpf::fields::Field;
 use probe_ebpf::wire::{PORT_ANSWERED, PORT_GREETS};
@@ -22,28 +22,56 @@ pub(crate) fn tcp_rcv_space_adjust(ctx: BtfTracePointContext) -> i32 {
     if sk.is_null() {
         return 0;
     }
-    let stored = if connection::has_none(sk) {
+    if connection::has_none(sk) {
         // First of all: clients on this node read as often as its servers.
-        if bare::is_elsewhere(sk) {
+        if identity::is_no_port(direct(sk, Field::LocalPort)) || bare::is_elsewhere(sk) {
             return 0;
         }
-        ptr::null_mut()
     } else {
-        connection::of(sk)
-    };
-    if !load::is_active() {
-        return 0;
+        let stored = connection::stored(sk);
+        if !stored.is_null() {
+            if !is_plain(sk, stored) {
+                known_read(sk, stored);
+            }
+            return 0;
+        }
     }
-    if !stored.is_null() {
-        known_read(sk, stored);
-    } else if !bare::was_read(sk) {
+    if load::is_active() && !bare::was_read(sk) {
         unstored(sk);
     }
     0
 }
 
+/// A read on a kept connection of plain HTTP/1 while every pod runs; false if there is more to it. It does not ask whether these programs
+/// count: of two that do this to one read, the second changes nothing.
 #[inline(always)]
+fn is_plain(sk: *const u8, stored: *mut Connection) -> bool {
+    // SAFETY: non-null storage of this socket; its reads are serialised by the socket lock.
+    let connection = unsafe { &mut *stored };
+    if connection.flags != HAS_READ || connection.request_phase != 0 {
+        return false;
+    }
+    let tp = load::tcp_sock(sk);
+    if tp.is_null() {
+        return true;
+    }
+    let write_seq: u32 = direct(tp, Field::WriteSeq);
+    if connection.wseq_read == write_seq {
+        return true;
+    }
+    if !known::now().is_settled {
+        return false;
+    }
+    connection.wseq_read = write_seq;
+    connection.request += 1;
+    true
+}
+
+#[inline(never)]
 fn known_read(sk: *const u8, stored: *mut Connection) {
+    if !load::is_active() {
+        return;
+    }
     // SAFETY: non-null storage of this socket; its reads are serialised by the socket lock.
     let connection = unsafe { &mut *stored };
     if connection.flags & (IS_PROBE | IS_PROBE_CLIENT) != 0 {
@@ -69,8 +97,7 @@ fn known_read(sk: *const u8, stored: *mut Connection) {
     }
 }
 
-/// A function of its own, like all that is rare here: kept connections shall not pay for its registers and stack.
-#[inline(never)]
+#[inline(always)]
 fn first_read(tp: *const u8, connection: &Connection) {
     // The listener may be older than the agent.
     identity::learn_init(load::current_task(), connection.container);

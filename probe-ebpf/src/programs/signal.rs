@@ -85,6 +85,7 @@ pub(super) fn stop(container: u32, slot: SlotRef, task: *const u8) {
             if (*state).stop_ns == 0 {
                 known::unsettle();
                 (*state).stop_ns = now;
+                identity::learn_namespace_of_task(task, slot);
                 listener::stopping(task);
             }
         }

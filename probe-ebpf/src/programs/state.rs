@@ -15,26 +15,29 @@ use probe_ebpf::fields::Field;
 use probe_ebpf::wire::{NONE, Port};
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
+#[inline(always)]
 pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
-    if is_settled(ctx.as_ptr()) == 0 {
-        not_done(ctx);
+    let sk: *const u8 = ctx.arg(0);
+    if sk.is_null() || is_settled(&ctx, sk) {
+        return 0;
     }
+    not_done(ctx);
     0
 }
 
-/// 1 if the socket and what is known of its port say all that there is to know.
-#[inline(never)]
-fn is_settled(ctx: *mut c_void) -> u64 {
-    let ctx = BtfTracePointContext::new(ctx);
-    let sk: *const u8 = ctx.arg(0);
-    let old: i32 = ctx.arg(1);
-    let new: i32 = ctx.arg(2);
-    if sk.is_null() {
-        return 1;
-    }
-    let is_done = match (old, new) {
-        (tcp::SYN_RECV, tcp::ESTABLISHED) => bare::established(sk),
-        (tcp::ESTABLISHED | tcp::CLOSE_WAIT, tcp::FIN_WAIT1 | tcp::LAST_ACK) => bare::left(sk, old, new),
+/// The socket and what is known of its port say all that there is to know. What takes registers and stack is in a function of its own.
+#[inline(always)]
+fn is_settled(ctx: &BtfTracePointContext, sk: *const u8) -> bool {
+    match (ctx.arg(1), ctx.arg(2)) {
+        (tcp::ESTABLISHED, tcp::CLOSE_WAIT) | (tcp::FIN_WAIT1, tcp::FIN_WAIT2) => connection::has_none(sk),
+        (tcp::CLOSE, tcp::SYN_SENT) | (tcp::SYN_SENT, tcp::ESTABLISHED) => {
+            load::net_cookie(sk) != load::host_net()
+        }
+        (tcp::ESTABLISHED | tcp::CLOSE_WAIT, tcp::FIN_WAIT1 | tcp::LAST_ACK) => {
+            connection::has_none(sk)
+                && (identity::is_no_port(direct(sk, Field::LocalPort)) || is_bare(ctx.as_ptr()) != 0)
+        }
+        (tcp::SYN_RECV, tcp::ESTABLISHED) => is_bare(ctx.as_ptr()) != 0,
         (
             tcp::ESTABLISHED
             | tcp::CLOSE_WAIT
@@ -43,15 +46,26 @@ fn is_settled(ctx: *mut c_void) -> u64 {
             | tcp::CLOSING
             | tcp::LAST_ACK,
             tcp::CLOSE,
-        ) => bare::over(sk, old, new),
-        (tcp::ESTABLISHED, tcp::CLOSE_WAIT) | (tcp::FIN_WAIT1, tcp::FIN_WAIT2) => connection::has_none(sk),
-        (tcp::CLOSE, tcp::SYN_SENT) | (tcp::SYN_SENT, tcp::ESTABLISHED) => {
-            load::net_cookie(sk) != load::host_net()
-        }
+        ) => connection::has_none(sk) && is_bare(ctx.as_ptr()) != 0,
         (tcp::CLOSE, tcp::LISTEN) | (tcp::LISTEN | tcp::SYN_SENT | tcp::SYN_RECV, tcp::CLOSE) => false,
         _ => true,
-    };
-    u64::from(is_done)
+    }
+}
+
+/// 1 if a connection without storage begins or ends, and no more is to be known of it.
+#[inline(never)]
+fn is_bare(ctx: *mut c_void) -> u64 {
+    let ctx = BtfTracePointContext::new(ctx);
+    let sk: *const u8 = ctx.arg(0);
+    let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
+    if sk.is_null() {
+        return 1;
+    }
+    u64::from(match (old, new) {
+        (tcp::SYN_RECV, _) => bare::established(sk),
+        (_, tcp::CLOSE) => bare::over(sk, old, new),
+        _ => bare::left(sk, old, new),
+    })
 }
 
 /// Everything that the socket and what is known of its port did not settle. Each part is a function of its own, called from here alone:

@@ -22,11 +22,11 @@ use Field::{
     ChildrenSystem, ChildrenUser, Comm, CopiedSeq, CssCgroup, CssParent, DeviceIndex, DeviceNet, Drops,
     Error, ErrorQueue, ErrorQueueLast, ErrorSoft, ExitCode, Family, Flags, GroupExitCode, GroupLeader,
     HalfOpen, HierarchyId, KnId, LastReceived, LastSent, Live, LocalPort, LocalV4, LocalV6, MaxAckBacklog,
-    Net, NetCookie, PeerPort, PeerV4, PeerV6, PidLevel, PidNumbers, Protocol, QueuedErrno, RcvNxt,
-    RealParent, ReleasedTime, Retransmits, RunTime, SegmentsIn, SignalCode, SkbControl, SkbDevice, SkbHead,
-    SkbNetwork, SkbProtocol, SkbTime, SndNxt, SndUna, Socket, SocketCgroup, SocketCookie, SocketStorage,
-    SourcePort, StartTime, State, TaskFlags, TaskSignal, Terminal, Tgid, ThreadPid, UpidNamespace,
-    UpidNumber, WriteSeq,
+    NamespacesOfTask, Net, NetCookie, NetOfNamespaces, PeerPort, PeerV4, PeerV6, PidLevel, PidNumbers,
+    Protocol, QueuedErrno, RcvNxt, RealParent, ReleasedTime, Retransmits, RunTime, SegmentsIn, SignalCode,
+    SkbControl, SkbDevice, SkbHead, SkbNetwork, SkbProtocol, SkbTime, SndNxt, SndUna, Socket, SocketCgroup,
+    SocketCookie, SocketStorage, SourcePort, StartTime, State, TaskFlags, TaskSignal, Terminal, Tgid,
+    ThreadPid, UpidNamespace, UpidNumber, WriteSeq,
 };
 
 /// Every program, in the order in which they are attached: what a later one relies on comes first.
@@ -139,6 +139,9 @@ pub(super) const PROGRAMS: &[Program] = &[
         hook: "signal_generate",
         arguments: 5,
         fields: &[
+            NamespacesOfTask,
+            NetOfNamespaces,
+            NetCookie,
             Cgroups,
             CgroupKn,
             CgroupSelf,
@@ -163,6 +166,9 @@ pub(super) const PROGRAMS: &[Program] = &[
         hook: "sched_process_exit",
         arguments: 1,
         fields: &[
+            NamespacesOfTask,
+            NetOfNamespaces,
+            NetCookie,
             Cgroups,
             CgroupKn,
             CgroupSelf,

@@ -27,7 +27,7 @@ use super::tables::Plain;
 
 /// Maps that are pinned, all but the settings, which are of one instance; with the bytes of their keys and values where
 /// user space reads them.
-const MAPS: [(&str, Option<(usize, usize)>); 24] = [
+const MAPS: [(&str, Option<(usize, usize)>); 25] = [
     ("CONTROL", Some((4, size_of::<Control>()))),
     ("SAVED", Some((4, SAVED_CHUNK))),
     ("SLOTS", Some((4, size_of::<Slot>()))),
@@ -40,6 +40,7 @@ const MAPS: [(&str, Option<(usize, usize)>); 24] = [
     ("ADDRESSES", Some((16, size_of::<SlotRef>()))),
     ("FORMER", Some((16, size_of::<SlotRef>()))),
     ("PORTS", Some((size_of::<PortKey>(), size_of::<Port>()))),
+    ("NUMBERS", Some((4, 1))),
     ("CLOSED", Some((size_of::<Tuple>(), size_of::<Closed>()))),
     ("SYNS", Some((size_of::<Tuple>(), 4))),
     ("PROBES", Some((size_of::<ProbeKey>(), size_of::<Probing>()))),

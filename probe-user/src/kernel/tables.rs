@@ -82,6 +82,7 @@ pub(super) struct Tables {
     addresses: HashMap<MapData, [u8; 16], Plain<SlotRef>>,
     former: HashMap<MapData, [u8; 16], Plain<SlotRef>>,
     ports: HashMap<MapData, Plain<PortKey>, Plain<Port>>,
+    numbers: Array<MapData, u8>,
     closed: HashMap<MapData, Plain<Tuple>, Plain<Closed>>,
     anomalies: Array<MapData, u64>,
     services: HashMap<MapData, Plain<ServiceKey>, Plain<SlotRef>>,
@@ -108,6 +109,7 @@ impl Tables {
             addresses: take(ebpf, "ADDRESSES")?,
             former: take(ebpf, "FORMER")?,
             ports: take(ebpf, "PORTS")?,
+            numbers: take(ebpf, "NUMBERS")?,
             closed: take(ebpf, "CLOSED")?,
             anomalies: take(ebpf, "ANOMALIES")?,
             services: take(ebpf, "SERVICES")?,
@@ -316,6 +318,8 @@ impl Tables {
             probing: 0,
             probed: 0,
         };
+        // First: the programs look for no port whose number is not there.
+        self.numbers.set(wire::number(port), 1, 0).map_err(failed("add a port's number"))?;
         // The programs may make it at the same moment.
         let made = self.ports.insert(key, Plain(Port { flags, ..fresh }), NO_EXIST);
         let known = match (made, self.ports.get(&key, 0)) {

@@ -17,7 +17,33 @@ use world::clients::Load;
 const CLIENTS: u64 = 20;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![trial("connections older than the agent, and undeclared ports", late_start)]
+    vec![
+        trial("connections older than the agent, and undeclared ports", late_start),
+        trial("a pod older than the agent that never listened where it should", unreached),
+    ]
+}
+
+/// None of the pod's sockets has told whose namespace it is when connects are refused there: its stop must.
+fn unreached() -> anyhow::Result<()> {
+    let world = World::start(config())?;
+    let template = PodTemplate {
+        readiness_path: None,
+        ..PodTemplate::testserver("unreached", &["--listen", "0.0.0.0:9090", "--on-term", "linger:3"])
+    };
+    let mut unreached = deploy(&world, "unreached", 1, &template)?;
+    let address = address_of(&world, &unreached.pods()[0])?;
+    let site = Site::in_world(world, &[])?;
+    site.until("the agent to know the pod's port", || {
+        Ok(site.agent.api("/status")?["maps"]["ports"]["entries"] == 1)
+    })?;
+    let pods = unreached.delete_pods()?;
+    wait_stopped(&site.world, &pods[0])?;
+    let mut load = Load::start(&site.world, address, &format!("--new {CLIENTS} --new-rate 10"))?;
+    load.run_for(Duration::from_secs(1))?;
+    let (verdict, _) = site.judge("unreached", &load.stop()?.attempts, &pods)?;
+    let refused = verdict.by_class.get("refused").copied().unwrap_or(0);
+    ensure!(refused >= CLIENTS, "{:?}", verdict.by_class);
+    site.finish()
 }
 
 fn late_start() -> anyhow::Result<()> {
