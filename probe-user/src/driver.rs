@@ -294,8 +294,15 @@ impl Driver {
     }
 
     fn next_due(&self) -> Mono {
-        let ticks = self.ticks.save.min(self.ticks.terminating).min(self.ticks.all).min(self.ticks.slow);
-        self.monitor.poll_timeout().map_or(ticks, |core| core.min(ticks))
+        let mut next = self.ticks.save.min(self.ticks.all).min(self.ticks.slow);
+        // Every wake-up costs the node's pods their caches: none for what has nothing to do.
+        if self.monitor.has_terminating() || self.kernel_log.is_some() {
+            next = next.min(self.ticks.terminating);
+        }
+        if let Some(due) = self.throttle.as_ref().and_then(Throttle::next_due) {
+            next = next.min(due.max(self.ticks.cpu));
+        }
+        self.monitor.poll_timeout().map_or(next, |core| core.min(next))
     }
 
     fn tick(&mut self, now: Mono) {

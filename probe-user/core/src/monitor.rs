@@ -210,6 +210,12 @@ impl Monitor {
             .collect()
     }
 
+    /// Some pod with a slot is on its way to its end.
+    #[must_use]
+    pub fn has_terminating(&self) -> bool {
+        self.slots.used().any(|(_, pod)| self.pods.get(pod).is_some_and(PodState::is_terminating))
+    }
+
     /// Containers whose exit was not told yet, as the kernel's table has them: index and slot.
     pub fn containers(&self) -> Vec<(u32, SlotRef)> {
         let mut all = Vec::new();

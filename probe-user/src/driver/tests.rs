@@ -7,8 +7,12 @@ use probe_core::limits::Limits;
 use probe_core::snapshot::{Series, Value};
 
 fn driver() -> (Driver, Links) {
+    driver_with(Limits { slots: 0, ..Limits::default() })
+}
+
+fn driver_with(limits: Limits) -> (Driver, Links) {
     Driver::new(Parts {
-        monitor: Monitor::new(Limits { slots: 0, ..Limits::default() }, "n1".into()),
+        monitor: Monitor::new(limits, "n1".into()),
         kernel: None,
         hierarchy: None,
         announcer: None,
@@ -65,4 +69,25 @@ async fn a_fact_that_its_source_sent_late_is_received_when_it_comes() {
     assert_eq!(series.iter().find(behind).map(|series| &series.value), Some(&Value::Counter(0)));
     stop.send_replace(true);
     assert_eq!(running.await.expect("it ends in order").len(), 1);
+}
+
+#[test]
+fn between_full_readings_there_is_nothing_to_do_unless_a_pod_stops() {
+    let (mut driver, _links) = driver_with(Limits::default());
+    let settle = |driver: &mut Driver| {
+        while let Some(due) = driver.monitor.poll_timeout().filter(|due| *due <= driver.ticks.all) {
+            driver.monitor.handle_timeout(due);
+        }
+    };
+    driver.tick(mono_now());
+    driver.note(Fact::Cgroup { id: 7, pod_uid: "u".into(), container_id: "id".into() });
+    let [running, deleted] = pods();
+    driver.note(running);
+    settle(&mut driver);
+    assert!(driver.monitor.slots().iter().any(|slot| !slot.terminating), "it has a slot");
+    driver.ticks.save = driver.ticks.slow;
+    assert!(driver.next_due() >= driver.ticks.all.min(driver.ticks.slow));
+    driver.note(deleted);
+    settle(&mut driver);
+    assert!(driver.next_due() <= driver.ticks.terminating);
 }

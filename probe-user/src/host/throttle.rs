@@ -72,6 +72,12 @@ impl Throttle {
         }
     }
 
+    /// When one of those that are known is due next; `None` if there is none.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Mono> {
+        self.containers.values().map(|watched| watched.next).min()
+    }
+
     /// Looks for the directories of containers: their path is not told with their id.
     fn find(&mut self, new: &[(u32, u64)]) {
         for found in cgroup::scan(&self.hierarchy) {
