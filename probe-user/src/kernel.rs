@@ -6,12 +6,12 @@
 mod btf;
 mod check;
 mod hooks;
+#[cfg(all(test, not(no_bpf_object)))]
+mod object;
 mod offsets;
 mod pins;
 mod relocate;
 mod saved;
-#[cfg(all(test, not(no_bpf_object)))]
-mod stack;
 mod tables;
 
 pub use check::{CheckItem, CheckState, probe_kernel};
@@ -243,8 +243,9 @@ impl Kernel {
         for (name, path) in pins.iter().flat_map(Pins::maps) {
             loader.map_pin_path(name, path);
         }
-        let object = relocate::with_offsets(OBJECT, &offsets).map_err(LoadError::Settings)?;
-        let mut ebpf = loader.load(&object)?;
+        // The copy is gone as soon as it is loaded: it is most of what the agent ever takes while it starts.
+        let mut ebpf =
+            loader.load(&relocate::with_offsets(OBJECT, &offsets).map_err(LoadError::Settings)?)?;
         let mut adopted = BTreeMap::new();
         if heritage == Heritage::Adopted
             && let Some(pins) = &pins

@@ -33,6 +33,7 @@ pub(crate) fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
         exec::exited(task, leader, group, container, slot);
         return 0;
     }
+    // Not the leader, which may have exited long ago, without namespaces since.
     signal::stop(container, slot, task);
     if let Some(state) = account::container(container) {
         // SAFETY: a live map value, written by this hook only.

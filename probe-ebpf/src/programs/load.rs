@@ -54,7 +54,8 @@ setting!(queue_purge: u32);
 setting!(tcp_close: u32);
 setting!(instance: u64);
 
-/// These are the programs that count. Asked by every program before it writes anything.
+/// These are the programs that count. Asked by every program before it writes anything that others read, or that a second one would write
+/// again.
 #[inline(always)]
 pub(super) fn is_active() -> bool {
     maps::CONTROL.get(0).is_some_and(|control| control.instance == instance())

@@ -30,7 +30,7 @@ pub(crate) fn tcp_rcv_space_adjust(ctx: BtfTracePointContext) -> i32 {
     } else {
         let stored = connection::stored(sk);
         if !stored.is_null() {
-            if !is_plain(sk, stored) {
+            if !plain_read(sk, stored) {
                 known_read(sk, stored);
             }
             return 0;
@@ -45,7 +45,7 @@ pub(crate) fn tcp_rcv_space_adjust(ctx: BtfTracePointContext) -> i32 {
 /// A read on a kept connection of plain HTTP/1 while every pod runs; false if there is more to it. It does not ask whether these programs
 /// count: of two that do this to one read, the second changes nothing.
 #[inline(always)]
-fn is_plain(sk: *const u8, stored: *mut Connection) -> bool {
+fn plain_read(sk: *const u8, stored: *mut Connection) -> bool {
     // SAFETY: non-null storage of this socket; its reads are serialised by the socket lock.
     let connection = unsafe { &mut *stored };
     if connection.flags != HAS_READ || connection.request_phase != 0 {

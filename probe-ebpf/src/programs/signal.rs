@@ -75,7 +75,7 @@ fn from_inside(slot: SlotRef) -> bool {
         .is_some_and(|sender| sender.slot == slot.slot)
 }
 
-/// The container is stopping from now on, if it was not before.
+/// The container is stopping from now on, if it was not before; its task tells the pod's namespace.
 #[inline(always)]
 pub(super) fn stop(container: u32, slot: SlotRef, task: *const u8) {
     let now = load::now_ns();

@@ -35,9 +35,9 @@ fn is_settled(ctx: &BtfTracePointContext, sk: *const u8) -> bool {
         }
         (tcp::ESTABLISHED | tcp::CLOSE_WAIT, tcp::FIN_WAIT1 | tcp::LAST_ACK) => {
             connection::has_none(sk)
-                && (identity::is_no_port(direct(sk, Field::LocalPort)) || is_bare(ctx.as_ptr()) != 0)
+                && (identity::is_no_port(direct(sk, Field::LocalPort)) || settle_bare(ctx.as_ptr()) != 0)
         }
-        (tcp::SYN_RECV, tcp::ESTABLISHED) => is_bare(ctx.as_ptr()) != 0,
+        (tcp::SYN_RECV, tcp::ESTABLISHED) => settle_bare(ctx.as_ptr()) != 0,
         (
             tcp::ESTABLISHED
             | tcp::CLOSE_WAIT
@@ -46,15 +46,15 @@ fn is_settled(ctx: &BtfTracePointContext, sk: *const u8) -> bool {
             | tcp::CLOSING
             | tcp::LAST_ACK,
             tcp::CLOSE,
-        ) => connection::has_none(sk) && is_bare(ctx.as_ptr()) != 0,
+        ) => connection::has_none(sk) && settle_bare(ctx.as_ptr()) != 0,
         (tcp::CLOSE, tcp::LISTEN) | (tcp::LISTEN | tcp::SYN_SENT | tcp::SYN_RECV, tcp::CLOSE) => false,
         _ => true,
     }
 }
 
-/// 1 if a connection without storage begins or ends, and no more is to be known of it.
+/// Counts the begin or the end of a connection without storage; 0 if there is more to it, or to its port.
 #[inline(never)]
-fn is_bare(ctx: *mut c_void) -> u64 {
+fn settle_bare(ctx: *mut c_void) -> u64 {
     let ctx = BtfTracePointContext::new(ctx);
     let sk: *const u8 = ctx.arg(0);
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
@@ -70,7 +70,7 @@ fn is_bare(ctx: *mut c_void) -> u64 {
 
 /// Everything that the socket and what is known of its port did not settle. Each part is a function of its own, called from here alone:
 /// so most connections do not pay for its registers and stack, the verifier looks at it once, and frames of different parts do not add up
-/// (together with what calls them they have 512 bytes; the agent's test `stack` adds them up).
+/// (together with what calls them they have 512 bytes; a test of the agent, `kernel/object.rs`, adds them up).
 #[inline(always)]
 fn not_done(ctx: BtfTracePointContext) {
     let old: i32 = ctx.arg(1);

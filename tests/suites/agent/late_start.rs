@@ -20,7 +20,35 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("connections older than the agent, and undeclared ports", late_start),
         trial("a pod older than the agent that never listened where it should", unreached),
+        trial("a port that nobody declared is like any other once somebody listens there", listened),
     ]
+}
+
+/// Its requests are read on a port that the agent knows from the kernel alone.
+fn listened() -> anyhow::Result<()> {
+    let site = Site::start()?;
+    let mut undeclared = deploy_undeclared(&site.world, "exit")?;
+    let address = address_of(&site.world, &undeclared.pods()[0])?;
+    // A port that has answered nobody may be one that never does: of its connections more is kept from the start.
+    let mut first = Load::start(&site.world, address, "--new 1 --new-rate 10")?;
+    first.run_for(Duration::from_millis(500))?;
+    let mut attempts = first.stop()?.attempts;
+    let requests = "--keepalive-rate 1 --path /?delay_ms=900 --connect-timeout 1.5";
+    let mut load = Load::start(&site.world, address, &format!("--keepalive {CLIENTS} {requests}"))?;
+    load.run_for(Duration::from_millis(2500))?;
+    let pods = undeclared.delete_pods()?;
+    wait_exited(&site.world, &pods[0])?;
+    attempts.extend(load.stop()?.attempts);
+    let (verdict, ends) = site.judge("undeclared", &attempts, &pods)?;
+    let unanswered = verdict.by_class.get("unanswered").copied().unwrap_or(0);
+    ensure!(unanswered >= CLIENTS / 2, "{:?}", verdict.by_class);
+    for item in ends.iter().flat_map(|end| &end.evidence).filter(|item| item.class == "unanswered") {
+        ensure!(
+            item.confidence == "observed" && item.request > 1,
+            "a request on a kept connection: {item:?}"
+        );
+    }
+    site.finish()
 }
 
 /// None of the pod's sockets has told whose namespace it is when connects are refused there: its stop must.
@@ -51,7 +79,7 @@ fn late_start() -> anyhow::Result<()> {
     let style = ["--on-term", "exit"];
     let mut before = deploy(&world, "before", 1, &PodTemplate::testserver("before", &style))?;
     let mut after = deploy(&world, "after", 1, &PodTemplate::testserver("after", &style))?;
-    let mut undeclared = deploy_undeclared(&world)?;
+    let mut undeclared = deploy_undeclared(&world, "close-then-wait:3")?;
     let load = |deployment: &Deployment, arguments: &str| {
         Load::start(&world, address_of(&world, &deployment.pods()[0])?, arguments)
     };
@@ -105,10 +133,10 @@ fn late_start() -> anyhow::Result<()> {
 }
 
 /// A pod whose spec names no port at all, neither of a container nor of a probe.
-fn deploy_undeclared(world: &World) -> anyhow::Result<Deployment> {
+fn deploy_undeclared(world: &World, on_term: &str) -> anyhow::Result<Deployment> {
     let template = PodTemplate {
         readiness_path: None,
-        ..PodTemplate::testserver("undeclared", &["--on-term", "close-then-wait:3"])
+        ..PodTemplate::testserver("undeclared", &["--on-term", on_term])
     };
     let mut template = template.to_value();
     if let Some(container) = template["spec"]["containers"][0].as_object_mut() {

@@ -1,25 +1,29 @@
-//! The stack of the kernel programs, from the object itself: what a program and all that it calls have together must fit 512 bytes
-//! (check_max_stack_depth, kernel/bpf/verifier.c). Kernels from 6.13 on give some programs stacks of their own, so that this one loads there
-//! what others refuse.
+//! What the object itself tells of each program, by what it calls, held against what is said of it elsewhere.
+//!
+//! The stack: a program and all that it calls must fit 512 bytes together (check_max_stack_depth, kernel/bpf/verifier.c). Kernels from 6.13 on
+//! give some programs stacks of their own, so that this one loads there what others refuse.
+//!
+//! The members that it reads: the table of programs must name these and no others, so that a kernel without one of them is told by name.
 
 use super::OBJECT;
+use super::hooks::{PROGRAMS, Program};
+use super::relocate::{self, ADD, INSTRUCTION};
 use object::elf::FileHeader64;
 use object::read::elf::ElfFile;
 use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, SymbolKind};
-use std::collections::BTreeMap;
+use probe_ebpf::fields::PATHS;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// MAX_BPF_STACK (include/linux/filter.h).
 const MAX_STACK: i64 = 512;
 /// What the verifier rounds each frame up to, at its coarsest.
 const ROUNDING: i64 = 32;
-const INSTRUCTION: usize = 8;
 const FRAME_POINTER: u8 = 10;
 /// BPF_JMP | BPF_CALL, of a function of the object (BPF_PSEUDO_CALL).
 const CALL: u8 = 0x85;
 const PSEUDO_CALL: u8 = 1;
-/// BPF_ALU64 | BPF_MOV | BPF_X, and | BPF_ADD | BPF_K.
+/// BPF_ALU64 | BPF_MOV | BPF_X.
 const MOVE: u8 = 0xbf;
-const ADD: u8 = 0x07;
 
 /// Section and offset of a function.
 type Place = (usize, u64);
@@ -29,6 +33,8 @@ struct Function {
     /// Bytes of its frame.
     frame: i64,
     calls: Vec<Place>,
+    /// Numbers of the members that it reads.
+    members: BTreeSet<usize>,
 }
 
 fn offset(address: u64) -> usize {
@@ -51,14 +57,18 @@ fn functions(elf: &ElfFile<'_, FileHeader64<Endianness>>) -> BTreeMap<Place, Fun
             .collect();
         let bytes = code.data().expect("code");
         let range = offset(symbol.address())..offset(symbol.address() + symbol.size());
-        let mut function =
-            Function { name: symbol.name().unwrap_or_default().to_owned(), frame: 0, calls: Vec::new() };
+        let mut function = Function {
+            name: symbol.name().unwrap_or_default().to_owned(),
+            frame: 0,
+            calls: Vec::new(),
+            members: BTreeSet::new(),
+        };
         let mut copies: BTreeMap<u8, i64> = BTreeMap::new();
         for (number, instruction) in bytes[range].chunks_exact(INSTRUCTION).enumerate() {
             let at = symbol.address() + (number * INSTRUCTION) as u64;
             let (code, target, source) = (instruction[0], instruction[1] & 15, instruction[1] >> 4);
-            let offset = i64::from(i16::from_le_bytes([instruction[2], instruction[3]]));
-            let value = i32::from_le_bytes(instruction[4..].try_into().expect("four bytes"));
+            let (offset, value) = (i64::from(relocate::offset(instruction)), relocate::number(instruction));
+            function.members.extend(relocate::member(instruction).map(|field| field as usize));
             // BPF_LDX reads by its source, BPF_ST and BPF_STX write by their target.
             let is_here = match code & 7 {
                 1 => source == FRAME_POINTER,
@@ -101,18 +111,54 @@ fn depth(all: &BTreeMap<Place, Function>, from: Place) -> (i64, String) {
     (frame + below.0, format!("{} {} {}", function.name, function.frame, below.1))
 }
 
-#[test]
-fn every_program_fits_the_stack_of_any_kernel() {
+/// The members that a function and all that it calls read.
+fn members(all: &BTreeMap<Place, Function>, from: Place) -> BTreeSet<usize> {
+    let function = all.get(&from).unwrap_or_else(|| panic!("no function at {from:?}"));
+    let below = function.calls.iter().flat_map(|place| members(all, *place));
+    function.members.iter().copied().chain(below).collect()
+}
+
+/// Each program with its function.
+fn programs() -> (BTreeMap<Place, Function>, Vec<(&'static Program, Place)>) {
     let elf = ElfFile::<FileHeader64<Endianness>>::parse(OBJECT).expect("an ELF object");
     let all = functions(&elf);
-    let mut programs = 0;
-    for (place, function) in &all {
-        let section = elf.section_by_index(object::SectionIndex(place.0)).expect("a section");
-        if section.name().is_ok_and(|name| name.starts_with("tp_btf/")) {
-            programs += 1;
-            let (taken, way) = depth(&all, *place);
-            assert!(taken <= MAX_STACK, "{} takes {taken} bytes: {way}", function.name);
+    let place_of = |program: &'static Program| {
+        let section = format!("tp_btf/{}", program.hook);
+        let is_it = |(place, function): &(&Place, &Function)| {
+            let found = elf.section_by_index(object::SectionIndex(place.0)).expect("a section");
+            function.name == program.name && found.name() == Ok(&section)
+        };
+        let (place, _) =
+            all.iter().find(is_it).unwrap_or_else(|| panic!("{} is not in the object", program.name));
+        (program, *place)
+    };
+    let places = PROGRAMS.iter().map(place_of).collect();
+    (all, places)
+}
+
+#[test]
+fn every_program_fits_the_stack_of_any_kernel() {
+    let (all, programs) = programs();
+    for (program, place) in programs {
+        let (taken, way) = depth(&all, place);
+        assert!(taken <= MAX_STACK, "{} takes {taken} bytes: {way}", program.name);
+    }
+}
+
+#[test]
+fn the_table_of_programs_names_the_members_that_each_reads() {
+    let (all, programs) = programs();
+    let names = |numbers: &BTreeSet<usize>| -> Vec<String> {
+        numbers.iter().map(|number| format!("{:?}", PATHS[*number].0)).collect()
+    };
+    let mut wrong = Vec::new();
+    for (program, place) in programs {
+        let read = members(&all, place);
+        let named: BTreeSet<usize> = program.fields.iter().map(|field| *field as usize).collect();
+        if read != named {
+            let (missing, extra) = (names(&(&read - &named)), names(&(&named - &read)));
+            wrong.push(format!("{}: not named {missing:?}, not read {extra:?}", program.name));
         }
     }
-    assert_eq!(programs, super::hooks::PROGRAMS.len());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
